@@ -1,0 +1,6 @@
+//! rcluster.
+
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod supervisor;

@@ -1,0 +1,3 @@
+//! The `rcluster` command.
+
+fn main() {}
