@@ -4,3 +4,5 @@
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod supervisor;
+mod sys;
+pub mod wire;

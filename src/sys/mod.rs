@@ -1,0 +1,17 @@
+//! The only unsafe code, one thing per file.
+//!
+//! Everything here is a thin, safe face over a system call that the standard library and nix do
+//! not offer in the form needed. Nothing here decides anything.
+#![allow(
+    unsafe_code,
+    clippy::disallowed_types,
+    reason = "system calls deal in numbers; nothing above this module sees one"
+)]
+
+pub mod ancillary;
+pub mod limits;
+#[cfg(feature = "daemon")]
+pub mod poller;
+#[cfg(feature = "daemon")]
+pub mod process;
+pub mod shared;

@@ -1,0 +1,254 @@
+//! A message with at most one descriptor, over a SOCK_SEQPACKET socket.
+//!
+//! Receiving is written by hand: nix's `cmsgs()` refuses a truncated control message and leaks the
+//! descriptors that did arrive, and sendfd neither sets close-on-exec nor reports truncation. Here
+//! what arrived is owned, what was swallowed is counted, and every descriptor is close-on-exec.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+
+/// Descriptors that one message may carry. More are closed on arrival and counted as surplus.
+const DESCRIPTORS_MAX: usize = 4;
+
+/// What one receive brought.
+#[derive(Debug)]
+pub enum Received {
+    /// A message of `len` bytes, written to the front of the buffer.
+    Message {
+        /// Bytes in the buffer.
+        len: usize,
+        /// The first descriptor that came along.
+        descriptor: Option<OwnedFd>,
+        /// The kernel swallowed descriptors because this process' table is full.
+        swallowed: bool,
+    },
+    /// Nothing there now.
+    Empty,
+    /// All who held the other end are gone, and everything they sent has been read.
+    Closed,
+}
+
+/// Control messages must be aligned like their header.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// Receives one message without blocking.
+///
+/// A reset by a peer that died with unread messages is skipped: what it sent before is still
+/// queued behind it (`ECONNRESET` comes first, then the messages, then the end).
+///
+/// # Errors
+/// Any error of `recvmsg(2)` other than would-block, interruption and reset.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    loop {
+        match receive_once(socket, buffer) {
+            Ok(received) => return Ok(received),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => return Ok(Received::Empty),
+                Some(libc::EINTR | libc::ECONNRESET) => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut control = Control([0; 64]);
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: an all-zero msghdr is a valid one.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: CMSG_SPACE only computes.
+    let space = unsafe { libc::CMSG_SPACE((DESCRIPTORS_MAX * mem::size_of::<i32>()) as u32) };
+    header.msg_controllen = (space as usize).min(control.0.len()) as _;
+    // SAFETY: the header points to a live buffer and a live, aligned control area of the lengths
+    // given, both of which outlive the call.
+    let count = unsafe {
+        libc::recvmsg(
+            socket.as_raw_fd(),
+            &raw mut header,
+            libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC,
+        )
+    };
+    if count < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut descriptors = adopt(&header);
+    let swallowed = header.msg_flags & libc::MSG_CTRUNC != 0;
+    if count == 0 && descriptors.is_empty() && !swallowed {
+        return Ok(Received::Closed);
+    }
+    let descriptor = if descriptors.is_empty() { None } else { Some(descriptors.swap_remove(0)) };
+    Ok(Received::Message { len: count as usize, descriptor, swallowed })
+}
+
+/// Takes ownership of every descriptor in the control area, so that none can leak.
+fn adopt(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
+    // SAFETY: the header and its control area are as the kernel left them; CMSG_* walk them within
+    // msg_controllen.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !message.is_null() {
+        // SAFETY: not null, so it points to a complete control message header.
+        let (level, kind, length) =
+            unsafe { ((*message).cmsg_level, (*message).cmsg_type, (*message).cmsg_len as usize) };
+        if level == libc::SOL_SOCKET && kind == libc::SCM_RIGHTS {
+            // SAFETY: CMSG_LEN only computes; CMSG_DATA stays within the message.
+            let (start, data) =
+                unsafe { (libc::CMSG_LEN(0) as usize, libc::CMSG_DATA(message).cast::<i32>()) };
+            for index in 0..length.saturating_sub(start) / mem::size_of::<i32>() {
+                // SAFETY: the kernel wrote that many descriptors, each new and ours alone.
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) });
+            }
+        }
+        // SAFETY: as for CMSG_FIRSTHDR.
+        message = unsafe { libc::CMSG_NXTHDR(header, message) };
+    }
+    descriptors
+}
+
+/// Sends one message without blocking and without SIGPIPE.
+///
+/// # Errors
+/// Those of `send(2)`; `WouldBlock` when the queue is full.
+pub fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
+    use nix::sys::socket::{MsgFlags, send};
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    loop {
+        match send(socket.as_raw_fd(), message, flags) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The master's end of a channel, through which descriptors are sent.
+///
+/// sendfd offers no flags, so the socket itself is non-blocking; Rust programs ignore SIGPIPE.
+#[cfg(feature = "daemon")]
+#[derive(Debug)]
+pub struct Sender(std::os::unix::net::UnixDatagram);
+
+#[cfg(feature = "daemon")]
+impl Sender {
+    /// Wraps one end of a socket pair.
+    ///
+    /// # Errors
+    /// When the socket cannot be made non-blocking.
+    pub fn new(socket: OwnedFd) -> io::Result<Sender> {
+        let socket = std::os::unix::net::UnixDatagram::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(Sender(socket))
+    }
+
+    /// Sends `message` with a copy of `descriptor`.
+    ///
+    /// # Errors
+    /// Those of `sendmsg(2)`: `EAGAIN` when the queue is full, `ETOOMANYREFS` when this user has
+    /// too many descriptors in flight.
+    pub fn send(&self, message: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        use sendfd::SendWithFd;
+        loop {
+            match self.0.send_with_fd(message, &[descriptor.as_raw_fd()]) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(feature = "daemon")]
+impl AsFd for Sender {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Takes over a descriptor whose number stands in the environment variable `name`.
+///
+/// It is made close-on-exec. The variable is not removed: changing the environment is not safe
+/// once threads run; a second call would take the descriptor twice, so the caller guards that.
+///
+/// # Errors
+/// `NotFound` without the variable, `InvalidData` when it names no open descriptor.
+pub fn take_from_env(name: &str) -> io::Result<OwnedFd> {
+    let text = std::env::var(name)
+        .map_err(|_| io::Error::new(io::ErrorKind::NotFound, format!("{name} is not set")))?;
+    let wrong =
+        |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{name}={text} {why}"));
+    let number: i32 = text.parse().map_err(|_| wrong("is not a descriptor number"))?;
+    if number < 3 {
+        return Err(wrong("is not a descriptor that was handed over"));
+    }
+    // SAFETY: fcntl on a number that may be closed only fails.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(wrong("is not open"));
+    }
+    // SAFETY: open, and handed to this process by its parent for this purpose; nobody else in this
+    // process knows the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The number of a descriptor, for a log line or an environment variable.
+#[must_use]
+pub fn number_of(descriptor: &impl AsRawFd) -> i32 {
+    descriptor.as_raw_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn an_empty_socket_and_a_closed_one_are_told_apart() {
+        let (a, b) = pair();
+        let mut buffer = [0; 16];
+        assert!(matches!(receive(a.as_fd(), &mut buffer).unwrap(), Received::Empty));
+        drop(b);
+        assert!(matches!(receive(a.as_fd(), &mut buffer).unwrap(), Received::Closed));
+    }
+
+    #[test]
+    fn what_a_dead_peer_sent_is_read_before_the_end() {
+        let (a, b) = pair();
+        send(b.as_fd(), b"first").unwrap();
+        send(a.as_fd(), b"never read by b").unwrap();
+        drop(b);
+        let mut buffer = [0; 16];
+        match receive(a.as_fd(), &mut buffer).unwrap() {
+            Received::Message { len, .. } => assert_eq!(&buffer[..len], b"first"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(receive(a.as_fd(), &mut buffer).unwrap(), Received::Closed));
+    }
+
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn a_descriptor_arrives_close_on_exec() {
+        use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+        let (a, b) = pair();
+        let sender = Sender::new(a).unwrap();
+        let (gift, _other) = pair();
+        sender.send(b"x", gift.as_fd()).unwrap();
+        let mut buffer = [0; 16];
+        match receive(b.as_fd(), &mut buffer).unwrap() {
+            Received::Message { len: 1, descriptor: Some(fd), swallowed: false } => {
+                let flags = FdFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFD).unwrap());
+                assert!(flags.contains(FdFlag::FD_CLOEXEC));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

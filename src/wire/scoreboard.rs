@@ -1,0 +1,220 @@
+//! What a worker counts, in memory that the master reads without asking.
+//!
+//! One board per pool, in a memfd of sealed size; one place per *seat*. A seat's words lie on two
+//! lines of 128 bytes (a pair of cache lines, which the prefetcher fetches together), one for each
+//! writer:
+//!
+//! ```text
+//! 0      magic · version and stride · seats                     header, one stride long
+//! seat   +0    taken · finished · requests · progress           written by the worker
+//!        +128  waiting · request limit                          written by the master
+//! ```
+//!
+//! * `taken`: connections received. Stored before the first byte of the connection is read.
+//! * `finished`: connections closed.
+//! * `requests`: requests begun, as far as the library can tell.
+//! * `progress`: messages received, of any type.
+//! * `waiting`: the master awaits ROOM. Set by the master, taken back by whoever acts on it.
+//!
+//! The handshake that makes credit always come back: the master sets `waiting`, *then* reads the
+//! counters once more; the worker stores its counter, *then* looks at `waiting`. Both sides are
+//! sequentially consistent, so at least one of the two sees the other.
+//!
+//! Siblings may read each other's lines. What a worker wrote is untrusted: the mind bounds it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use super::VERSION;
+use crate::sys::shared::SharedMemory;
+
+/// Bytes per seat.
+pub const STRIDE: usize = 256;
+
+/// Seats of a board: room for the largest pool (1024 workers) in four generations. Only pages of
+/// seats that were used take memory.
+pub const SEATS: u32 = 4096;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"RCLUSTER");
+const MASTER_LINE: usize = 128;
+
+/// A pool's counters, as the master or one of its workers sees them.
+#[derive(Clone, Debug)]
+pub struct Scoreboard(Arc<SharedMemory>);
+
+impl Scoreboard {
+    /// Makes an empty board.
+    ///
+    /// # Errors
+    /// When the system has no memory or descriptors left.
+    pub fn create() -> io::Result<Scoreboard> {
+        let memory = SharedMemory::create(c"rcluster-scoreboard", (SEATS as usize + 1) * STRIDE)?;
+        memory.word(0).store(MAGIC, Relaxed);
+        memory.word(8).store(u64::from(VERSION) | (STRIDE as u64) << 32, Relaxed);
+        memory.word(16).store(u64::from(SEATS), Relaxed);
+        Ok(Scoreboard(Arc::new(memory)))
+    }
+
+    /// Maps a board that the master made.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is none, or of a layout that this library does not know.
+    pub fn open(memfd: OwnedFd) -> io::Result<Scoreboard> {
+        let memory = SharedMemory::open(memfd)?;
+        let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if memory.size() < STRIDE || memory.word(0).load(Relaxed) != MAGIC {
+            return wrong("it is no scoreboard of rcluster".into());
+        }
+        let stride = memory.word(8).load(Relaxed) >> 32;
+        if stride != STRIDE as u64 {
+            return wrong(format!("its stride is {stride}, this library counts with {STRIDE}"));
+        }
+        Ok(Scoreboard(Arc::new(memory)))
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    /// A seat's place.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the board has no such seat.
+    pub fn seat(&self, seat: u32) -> io::Result<SeatWords> {
+        let offset = (seat as usize + 1) * STRIDE;
+        if offset + STRIDE > self.0.size() {
+            let text = format!("the scoreboard has no seat {seat}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(SeatWords { memory: Arc::clone(&self.0), offset })
+    }
+}
+
+impl AsFd for Scoreboard {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The words of one seat.
+#[derive(Clone, Debug)]
+pub struct SeatWords {
+    memory: Arc<SharedMemory>,
+    offset: usize,
+}
+
+/// What a seat's worker counted, as it stands, unbounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections received.
+    pub taken: u64,
+    /// Connections closed.
+    pub finished: u64,
+    /// Requests begun.
+    pub requests: u64,
+    /// Messages received.
+    pub progress: u64,
+}
+
+impl SeatWords {
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        self.memory.word(self.offset + offset)
+    }
+
+    /// Everything the worker counted.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        // `finished` before `taken`: a connection that is taken and finished in between is then
+        // seen as at most taken, never as finished only.
+        let finished = self.word(8).load(SeqCst);
+        Counts {
+            finished,
+            taken: self.word(0).load(SeqCst),
+            requests: self.word(16).load(Relaxed),
+            progress: self.word(24).load(SeqCst),
+        }
+    }
+
+    /// Empties the seat for a new worker, which asks to retire after `request_limit` requests
+    /// (0: never). The master does this, while nobody holds the seat.
+    pub fn clear(&self, request_limit: u64) {
+        for offset in [0, 8, 16, 24, MASTER_LINE] {
+            self.word(offset).store(0, SeqCst);
+        }
+        self.word(MASTER_LINE + 8).store(request_limit, SeqCst);
+    }
+
+    /// Sets or clears `waiting`. The master's.
+    pub fn set_waiting(&self, waiting: bool) {
+        self.word(MASTER_LINE).store(u64::from(waiting), SeqCst);
+    }
+
+    /// One more message received. The worker's.
+    pub fn add_progress(&self) {
+        self.word(24).fetch_add(1, SeqCst);
+    }
+
+    /// One more connection taken; `true`: the master awaits ROOM. The worker's.
+    #[must_use]
+    pub fn add_taken(&self) -> bool {
+        self.word(0).fetch_add(1, SeqCst);
+        self.take_waiting()
+    }
+
+    /// One more connection finished; `true`: the master awaits ROOM. The worker's.
+    #[must_use]
+    pub fn add_finished(&self) -> bool {
+        self.word(8).fetch_add(1, SeqCst);
+        self.take_waiting()
+    }
+
+    /// One more request; `true`: the limit is reached by it. The worker's.
+    #[must_use]
+    pub fn add_request(&self) -> bool {
+        let requests = self.word(16).fetch_add(1, Relaxed) + 1;
+        requests == self.word(MASTER_LINE + 8).load(Relaxed)
+    }
+
+    /// Takes `waiting` back, so that only one ROOM answers it.
+    fn take_waiting(&self) -> bool {
+        let waiting = self.word(MASTER_LINE);
+        waiting.load(SeqCst) != 0 && waiting.swap(0, SeqCst) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_sees_the_masters_line_and_the_master_the_workers() {
+        let board = Scoreboard::create().unwrap();
+        let theirs = Scoreboard::open(board.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let (master, worker) = (board.seat(3).unwrap(), theirs.seat(3).unwrap());
+        master.clear(2);
+        assert!(!worker.add_taken());
+        master.set_waiting(true);
+        assert!(worker.add_finished(), "the master waits");
+        assert!(!worker.add_taken(), "and is told once");
+        assert!(!worker.add_request());
+        assert!(worker.add_request(), "the second is the limit");
+        assert!(!worker.add_request(), "which is told once, too");
+        let counts = Counts { taken: 2, finished: 1, requests: 3, progress: 0 };
+        assert_eq!(master.counts(), counts);
+        assert_eq!(board.seat(2).unwrap().counts(), Counts::default());
+    }
+
+    #[test]
+    fn an_untouched_board_takes_no_memory() {
+        let board = Scoreboard::create().unwrap();
+        let file = std::fs::File::from(board.as_fd().try_clone_to_owned().unwrap());
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap());
+        assert!(blocks * 512 <= 4096, "{blocks} blocks");
+        assert!(board.seat(SEATS).is_err());
+    }
+}
