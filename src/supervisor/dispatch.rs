@@ -1,0 +1,374 @@
+//! Which worker takes the next connection, and when to stop accepting.
+//!
+//! A worker has room while it has credit: fewer than [`WINDOW`] connections wait untaken in its
+//! channel, and fewer than its limit are in its hand. Where nobody has room the listener is paused
+//! and clients wait in the kernel's queue, where waiting is free and survives even the master.
+//!
+//! Credit comes back by an event. Before a listener is paused, `waiting` is set for every worker
+//! that might get room, and the counters are read *once more*: a worker that finished in between
+//! did not see `waiting`, but its counter is seen now. Nothing here runs the whole pass.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::action::{Action, Attention};
+use super::chance::mix;
+use super::roster::Worker;
+use super::{Balance, Board, ConnectionId, ListenerId, PoolId, Supervisor, Unavailable, WorkerId};
+
+/// Connections that may wait in one worker's channel. Far below the 278 small messages that a
+/// socket buffer holds by default, so that a send never finds it full.
+pub(super) const WINDOW: u64 = 32;
+
+/// After the system ran out of descriptors or refused a message, this long nothing is tried.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A listening socket, as the mind sees it.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) pool: PoolId,
+    pub(super) attention: Attention,
+    /// Since when nobody can take its clients.
+    starved: Option<Instant>,
+}
+
+/// A pool's side of dispatching.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    /// Its serving workers, by slot.
+    candidates: Vec<WorkerId>,
+    /// Whose turn it was.
+    cursor: usize,
+    /// Connections that came back and wait for a worker, oldest first.
+    held: VecDeque<(ListenerId, ConnectionId)>,
+    /// `waiting` is set on the scoreboard.
+    awaits_room: bool,
+    /// Until then nothing is accepted or sent.
+    resting_until: Option<Instant>,
+    pub(super) accounts: Accounts,
+}
+
+/// Where a pool's connections have gone: accepted = finished + in hand + held + refused + cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Accepted from a listener.
+    pub accepted: u64,
+    /// Closed by a worker that is gone.
+    pub finished: u64,
+    /// Came back untaken and were dispatched again. Not part of the sum.
+    pub redispatched: u64,
+    /// Answered or closed by the master because nobody could take them.
+    pub refused: u64,
+    /// In the hand of a worker when it died.
+    pub cut: u64,
+}
+
+impl Supervisor {
+    /// The worker that should get the next connection of `listener`. `None`: nobody has room; the
+    /// order to pause is out, and a later fact ends the pause.
+    ///
+    /// `source` identifies the client for [`Balance::SourceHash`]; without it the least loaded
+    /// worker is named. Sending must be reported by [`Supervisor::note_dispatched`].
+    pub fn choose(
+        &mut self,
+        listener: ListenerId,
+        source: Option<u64>,
+        now: Instant,
+        board: &impl Board,
+    ) -> Option<WorkerId> {
+        let pool = self.doors.get(&listener)?.pool;
+        if let Some(worker) = self.with_room(pool, listener, source, board) {
+            return Some(worker);
+        }
+        self.await_room(pool, board);
+        // The second reading; see the head of this file.
+        if let Some(worker) = self.with_room(pool, listener, source, board) {
+            return Some(worker);
+        }
+        self.pause(listener, now);
+        None
+    }
+
+    /// A new connection of the worker's pool was sent to it.
+    pub fn note_dispatched(&mut self, worker: WorkerId, now: Instant) {
+        if let Some(pool) = self.note_sent(worker, now) {
+            self.desks.entry(pool).or_default().accounts.accepted += 1;
+        }
+    }
+
+    fn note_sent(&mut self, id: WorkerId, now: Instant) -> Option<PoolId> {
+        let worker = self.roster.get_mut(id)?;
+        worker.dispatched += 1;
+        worker.messages += 1;
+        let pool = worker.who.pool;
+        let desk = self.desks.entry(pool).or_default();
+        if let Some(position) = desk.candidates.iter().position(|&other| other == id) {
+            desk.cursor = position;
+        }
+        self.watch_progress(now);
+        Some(pool)
+    }
+
+    fn with_room(
+        &self,
+        pool: PoolId,
+        listener: ListenerId,
+        source: Option<u64>,
+        board: &impl Board,
+    ) -> Option<WorkerId> {
+        let desk = self.desks.get(&pool)?;
+        if desk.resting_until.is_some() {
+            return None;
+        }
+        let count = desk.candidates.len();
+        // From the one after the last: ties go round.
+        let in_turn = (1..=count).map(|step| desk.candidates[(desk.cursor + step) % count]);
+        let free = in_turn.filter_map(|id| {
+            let worker = self.roster.get(id)?;
+            Some((worker, has_room(worker, listener, board)?))
+        });
+        let balance = self.goal.pools.get(&pool)?.policy()?.balance;
+        let chosen = match (balance, source) {
+            (Balance::RoundRobin, _) => {
+                let mut free = free;
+                free.next()
+            }
+            // The highest of hashes that every slot draws for this client (rendezvous hashing,
+            // Thaler and Ravishankar 1996): when a slot is full or gone, only its clients move.
+            (Balance::SourceHash, Some(source)) => {
+                free.max_by_key(|(worker, _)| mix(source ^ mix(u64::from(worker.who.slot.0))))
+            }
+            (Balance::LeastConnections | Balance::SourceHash, _) => {
+                free.min_by_key(|(_, in_hand)| *in_hand)
+            }
+        };
+        chosen.map(|(worker, _)| worker.who.worker)
+    }
+
+    /// Asks every candidate to say when it has room.
+    fn await_room(&mut self, pool: PoolId, board: &impl Board) {
+        let Some(desk) = self.desks.get_mut(&pool) else { return };
+        desk.awaits_room = true;
+        for worker in desk.candidates.iter().filter_map(|&id| self.roster.get(id)) {
+            board.set_waiting(pool, worker.seat, true);
+        }
+    }
+
+    fn pause(&mut self, listener: ListenerId, now: Instant) {
+        let Some(door) = self.doors.get_mut(&listener) else { return };
+        door.starved.get_or_insert(now);
+        if door.attention == Attention::Accept {
+            door.attention = Attention::Pause;
+            self.actions.push_back(Action::Attend { listener, attention: Attention::Pause });
+        }
+        self.refresh_deadline();
+    }
+
+    /// A worker of the pool may have room: held connections first, then the listeners.
+    pub(super) fn resume(&mut self, pool: PoolId, now: Instant, board: &impl Board) {
+        self.send_held(pool, now, board);
+        if self.life.is_stopping() {
+            return;
+        }
+        let starved: Vec<ListenerId> = self
+            .doors
+            .iter()
+            .filter(|(_, door)| door.pool == pool && door.attention != Attention::Accept)
+            .map(|(&listener, _)| listener)
+            .collect();
+        for listener in starved {
+            let room = self.with_room(pool, listener, None, board).is_some() || {
+                self.await_room(pool, board);
+                self.with_room(pool, listener, None, board).is_some()
+            };
+            let Some(door) = self.doors.get_mut(&listener) else { continue };
+            if room {
+                door.attention = Attention::Accept;
+                door.starved = None;
+                self.actions.push_back(Action::Attend { listener, attention: Attention::Accept });
+            } else {
+                door.starved.get_or_insert(now);
+            }
+        }
+        self.forget_room(pool, board);
+    }
+
+    /// Once nothing waits any more, `waiting` is taken back: each ROOM costs a message.
+    fn forget_room(&mut self, pool: PoolId, board: &impl Board) {
+        let waits = self
+            .doors
+            .values()
+            .any(|door| door.pool == pool && door.attention != Attention::Accept);
+        let Some(desk) = self.desks.get_mut(&pool) else { return };
+        if waits || !desk.held.is_empty() || !desk.awaits_room {
+            return;
+        }
+        desk.awaits_room = false;
+        for worker in desk.candidates.iter().filter_map(|&id| self.roster.get(id)) {
+            board.set_waiting(pool, worker.seat, false);
+        }
+    }
+
+    /// Sends what came back to whoever has room.
+    fn send_held(&mut self, pool: PoolId, now: Instant, board: &impl Board) {
+        while let Some(&(listener, connection)) =
+            self.desks.get(&pool).and_then(|desk| desk.held.front())
+        {
+            let worker = self.with_room(pool, listener, None, board).or_else(|| {
+                self.await_room(pool, board);
+                self.with_room(pool, listener, None, board)
+            });
+            let Some(worker) = worker else { return };
+            self.note_sent(worker, now);
+            let desk = self.desks.entry(pool).or_default();
+            desk.held.pop_front();
+            desk.accounts.redispatched += 1;
+            self.actions.push_back(Action::Dispatch { worker, connection });
+        }
+    }
+
+    /// Takes back connections that no worker has received.
+    pub(super) fn hold(&mut self, pool: PoolId, connections: Vec<(ListenerId, ConnectionId)>) {
+        self.desks.entry(pool).or_default().held.extend(connections);
+    }
+
+    /// A connection could not be sent: it goes first next time, after a rest.
+    pub(super) fn put_back(
+        &mut self,
+        id: WorkerId,
+        entry: (ListenerId, ConnectionId),
+        now: Instant,
+    ) {
+        let Some(pool) = self.doors.get(&entry.0).map(|door| door.pool) else {
+            let (listener, connection) = entry;
+            return self.actions.push_back(Action::Refuse { listener, connection });
+        };
+        if let Some(worker) = self.roster.get_mut(id) {
+            worker.dispatched = worker.dispatched.saturating_sub(1);
+            worker.messages = worker.messages.saturating_sub(1);
+        }
+        self.desks.entry(pool).or_default().held.push_front(entry);
+        self.rest(pool, now);
+    }
+
+    /// Pauses all of a pool for a moment: the system is out of something.
+    pub(super) fn rest(&mut self, pool: PoolId, now: Instant) {
+        self.desks.entry(pool).or_default().resting_until = Some(now + RETRY);
+        let listeners: Vec<ListenerId> =
+            self.doors.iter().filter(|(_, door)| door.pool == pool).map(|(&id, _)| id).collect();
+        for listener in listeners {
+            self.pause(listener, now);
+        }
+        self.refresh_deadline();
+    }
+
+    /// Ends rests that are over, and answers clients who have waited too long.
+    pub(super) fn dispatch_timeout(&mut self, now: Instant, board: &impl Board) {
+        let rested: Vec<PoolId> = self
+            .desks
+            .iter_mut()
+            .filter(|(_, desk)| desk.resting_until.is_some_and(|until| until <= now))
+            .map(|(&pool, desk)| {
+                desk.resting_until = None;
+                pool
+            })
+            .collect();
+        for pool in rested {
+            self.resume(pool, now, board);
+        }
+        let fed_up: Vec<ListenerId> = self
+            .doors
+            .iter()
+            .filter(|(_, door)| self.answers_at(door).is_some_and(|at| at <= now))
+            .map(|(&listener, _)| listener)
+            .collect();
+        for listener in fed_up {
+            if let Some(door) = self.doors.get_mut(&listener) {
+                door.attention = Attention::Answer;
+                self.actions.push_back(Action::Attend { listener, attention: Attention::Answer });
+            }
+        }
+    }
+
+    /// When a paused listener's clients are to be answered by the shell.
+    fn answers_at(&self, door: &Door) -> Option<Instant> {
+        if self.life.is_stopping() {
+            return None;
+        }
+        match self.goal.pools.get(&door.pool)?.policy()?.unavailable {
+            Unavailable::AnswerAfter(wait) if door.attention == Attention::Pause => {
+                door.starved.map(|since| since + wait)
+            }
+            Unavailable::AnswerAfter(_) | Unavailable::Wait => None,
+        }
+    }
+
+    pub(super) fn dispatch_deadline(&self) -> Option<Instant> {
+        let rests = self.desks.values().filter_map(|desk| desk.resting_until);
+        rests.chain(self.doors.values().filter_map(|door| self.answers_at(door))).min()
+    }
+
+    /// Renews the list of those who may be chosen, after a worker began or ceased to serve.
+    pub(super) fn renew_candidates(&mut self, pool: PoolId) {
+        let mut serving: Vec<&Worker> =
+            self.roster.of(pool).filter(|worker| worker.is_serving()).collect();
+        serving.sort_by_key(|worker| (worker.who.slot, worker.who.worker));
+        let candidates = serving.iter().map(|worker| worker.who.worker).collect();
+        self.desks.entry(pool).or_default().candidates = candidates;
+    }
+
+    /// Makes the listeners known that the wanted and settled plans use, and closes the others.
+    pub(super) fn renew_doors(&mut self, now: Instant) {
+        let mut pools: BTreeMap<ListenerId, PoolId> = BTreeMap::new();
+        // What is settled decides for a listener that changes pools.
+        for (&id, pool) in &self.goal.pools {
+            for &listener in pool.wanted.iter().flat_map(|plan| &plan.policy.listeners) {
+                pools.insert(listener, id);
+            }
+        }
+        for (&id, pool) in &self.goal.pools {
+            for &listener in pool.settled.iter().flat_map(|plan| &plan.policy.listeners) {
+                pools.insert(listener, id);
+            }
+        }
+        for (&listener, &pool) in &pools {
+            let door = self.doors.entry(listener).or_insert(Door {
+                pool,
+                attention: Attention::Pause,
+                starved: Some(now),
+            });
+            door.pool = pool;
+        }
+        let used = self.goal.listeners();
+        let unused: Vec<ListenerId> =
+            self.doors.keys().copied().filter(|listener| !used.contains(listener)).collect();
+        for listener in unused {
+            self.doors.remove(&listener);
+            self.actions.push_back(Action::Close { listener });
+        }
+    }
+
+    /// Closes what is held, at the end, when nobody is left to take it.
+    pub(super) fn refuse_held(&mut self, pool: PoolId) {
+        let desk = self.desks.entry(pool).or_default();
+        desk.accounts.refused += desk.held.len() as u64;
+        for (listener, connection) in desk.held.drain(..) {
+            self.actions.push_back(Action::Refuse { listener, connection });
+        }
+    }
+
+    pub(super) fn held(&self, pool: PoolId) -> u64 {
+        self.desks.get(&pool).map_or(0, |desk| desk.held.len() as u64)
+    }
+}
+
+/// How many connections the worker has in hand, if it can take one more of this listener.
+fn has_room(worker: &Worker, listener: ListenerId, board: &impl Board) -> Option<u64> {
+    if worker.stuck.is_some_and(|stuck| stuck.suspect)
+        || !worker.plan.policy.listeners.contains(&listener)
+    {
+        return None;
+    }
+    let hand = worker.hand(board.counts(worker.who.pool, worker.seat));
+    (hand.untaken < WINDOW && hand.in_hand < worker.limit).then_some(hand.in_hand)
+}

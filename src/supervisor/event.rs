@@ -1,0 +1,120 @@
+//! Facts, reported by the shell after they happened.
+
+use super::{ConnectionId, Edition, ListenerId, Policy, PoolId, WishId, WorkerId};
+
+/// A fact. Named in the past tense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Someone wants these pools as they are now configured; `None`: without this pool. The first
+    /// wish is the boot. Programs are pinned and listeners bound under `edition`.
+    ReloadRequested {
+        /// Gets the outcome.
+        wish: WishId,
+        /// What the shell pinned for it.
+        edition: Edition,
+        /// The pools to roll.
+        pools: Vec<(PoolId, Option<Policy>)>,
+    },
+    /// Someone wants another number of workers, until the master ends.
+    ScaleRequested {
+        /// The pool.
+        pool: PoolId,
+        /// How many.
+        scale: Scale,
+    },
+    /// The configuration changed in this pool's `workers` alone.
+    Resized {
+        /// The pool.
+        pool: PoolId,
+        /// Its configured size, 1 or more.
+        workers: u32,
+    },
+    /// Someone wants the service to end.
+    StopRequested,
+    /// What waited in our own listeners when the stop came is dispatched; they are closed.
+    Swept,
+    /// A worker's process could not be made.
+    SpawnFailed {
+        /// The worker that never was.
+        worker: WorkerId,
+        /// A sentence.
+        why: String,
+    },
+    /// A worker said READY.
+    Ready {
+        /// The worker.
+        worker: WorkerId,
+        /// Connections it can hold at once, 0: as many as come.
+        limit: u32,
+    },
+    /// A worker's READY cannot be accepted.
+    Unfit {
+        /// The worker.
+        worker: WorkerId,
+        /// A sentence.
+        why: String,
+    },
+    /// A worker has room again, and said so.
+    Room {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker asked to be replaced.
+    RetireRequested {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A draining worker has nothing in hand any more.
+    Drained {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker's queue was read back.
+    TakenBack {
+        /// The worker.
+        worker: WorkerId,
+        /// What it had not received, oldest first.
+        connections: Vec<(ListenerId, ConnectionId)>,
+        /// A PING was sent after that.
+        pinged: bool,
+    },
+    /// A worker's process is gone. Its channel was read to the end first.
+    Exited {
+        /// The worker.
+        worker: WorkerId,
+        /// How: `exited with status 1`, `was killed by SIGSEGV`.
+        how: String,
+        /// What it had not received, oldest first.
+        rescued: Vec<(ListenerId, ConnectionId)>,
+    },
+    /// A connection that was to be dispatched could not be sent.
+    Returned {
+        /// Where it came from.
+        listener: ListenerId,
+        /// Held by the shell again.
+        connection: ConnectionId,
+        /// The worker that did not get it.
+        worker: WorkerId,
+    },
+    /// The system has no descriptors left for another connection.
+    AcceptFailed {
+        /// Where one waits.
+        listener: ListenerId,
+    },
+    /// The shell answered a client whom nobody could take.
+    Refused {
+        /// Where it came from.
+        listener: ListenerId,
+    },
+}
+
+/// A wish about a pool's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Exactly this many, 1 or more.
+    To(u32),
+    /// One more.
+    More,
+    /// One fewer, but never none.
+    Fewer,
+}

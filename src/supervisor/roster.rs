@@ -1,0 +1,250 @@
+//! What is: every process of ours that is not yet reaped. The only file that moves a [`Phase`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::action::Who;
+use super::goal::Plan;
+use super::{Counts, Generation, PoolId, Seat, Slot, WorkerId};
+
+/// Where a worker is in its life. It only ever moves down this list.
+///
+/// A deadline lives in the phase it limits, so leaving the phase disarms it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Spawned, has not said READY.
+    Starting { deadline: Instant },
+    /// Takes connections.
+    Serving { since: Instant },
+    /// Finishes what it has, until it is sent SIGTERM.
+    Draining { deadline: Instant },
+    /// Was sent SIGTERM.
+    Terminated { deadline: Instant },
+    /// Was sent SIGKILL; only its exit is awaited.
+    Killed,
+}
+
+/// One process in a slot, from spawn to reap. Never reused.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) who: Who,
+    pub(super) seat: Seat,
+    pub(super) plan: Arc<Plan>,
+    phase: Phase,
+    /// It asked to be replaced.
+    pub(super) due: bool,
+    /// Connections sent to it, less those read back.
+    pub(super) dispatched: u64,
+    /// Messages sent to it that it has received or will receive.
+    pub(super) messages: u64,
+    /// Connections it can hold at once.
+    pub(super) limit: u64,
+    /// It takes nothing while messages wait.
+    pub(super) stuck: Option<Stuck>,
+}
+
+/// Since when a worker takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stuck {
+    pub(super) since: Instant,
+    pub(super) progress: u64,
+    /// Its queue was read back; it gets nothing new until it shows life.
+    pub(super) suspect: bool,
+}
+
+/// A worker's counters, bounded by what it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hand {
+    /// Connections that it has, or that wait for it.
+    pub(super) in_hand: u64,
+    /// Of these, those that it has not received.
+    pub(super) untaken: u64,
+}
+
+impl Worker {
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving { .. })
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Starting { .. })
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Draining { .. } | Phase::Terminated { .. })
+    }
+
+    /// What a worker wrote is bounded by what it was sent before anything is decided on it.
+    pub(super) fn hand(&self, counts: Counts) -> Hand {
+        let finished = counts.finished.min(self.dispatched);
+        let taken = counts.taken.clamp(finished, self.dispatched);
+        Hand { in_hand: self.dispatched - finished, untaken: self.dispatched - taken }
+    }
+
+    pub(super) fn untaken_messages(&self, counts: Counts) -> u64 {
+        self.messages.saturating_sub(counts.progress)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Starting { deadline }
+            | Phase::Draining { deadline }
+            | Phase::Terminated { deadline } => Some(deadline),
+            Phase::Serving { .. } | Phase::Killed => None,
+        }
+    }
+}
+
+/// Every process of ours that is not yet reaped.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    workers: BTreeMap<WorkerId, Worker>,
+    last: u64,
+}
+
+impl Roster {
+    pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(&id)
+    }
+
+    /// For everything about a worker but its phase.
+    pub(super) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        self.workers.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values()
+    }
+
+    pub(super) fn of(&self, pool: PoolId) -> impl Iterator<Item = &Worker> {
+        self.workers.values().filter(move |worker| worker.who.pool == pool)
+    }
+
+    pub(super) fn in_slot(&self, pool: PoolId, slot: Slot) -> impl Iterator<Item = &Worker> {
+        self.of(pool).filter(move |worker| worker.who.slot == slot)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+
+    /// Whether a worker starts or serves in the slot.
+    pub(super) fn is_filled(&self, pool: PoolId, slot: Slot) -> bool {
+        self.in_slot(pool, slot).any(|worker| worker.is_starting() || worker.is_serving())
+    }
+
+    pub(super) fn starting(&self, pool: PoolId) -> u32 {
+        count(self.of(pool).filter(|worker| worker.is_starting()))
+    }
+
+    pub(super) fn serving(&self, pool: PoolId) -> u32 {
+        count(self.of(pool).filter(|worker| worker.is_serving()))
+    }
+
+    /// Generations that are leaving while a newer worker of their pool is there.
+    pub(super) fn leaving_generations(&self) -> BTreeSet<Generation> {
+        self.iter()
+            .filter(|worker| worker.is_leaving())
+            .filter(|worker| {
+                self.of(worker.who.pool).all(|other| {
+                    other.is_leaving() || other.who.generation != worker.who.generation
+                })
+            })
+            .map(|worker| worker.who.generation)
+            .collect()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.iter().filter_map(Worker::deadline).min()
+    }
+
+    /// Workers whose phase has lasted too long.
+    pub(super) fn overdue(&self, now: Instant) -> Vec<WorkerId> {
+        let is_overdue = |worker: &&Worker| worker.deadline().is_some_and(|at| at <= now);
+        self.iter().filter(is_overdue).map(|worker| worker.who.worker).collect()
+    }
+
+    /// A new worker, at the lowest free seat.
+    pub(super) fn hire(
+        &mut self,
+        pool: PoolId,
+        slot: Slot,
+        plan: Arc<Plan>,
+        now: Instant,
+    ) -> &Worker {
+        let taken: BTreeSet<Seat> = self.of(pool).map(|worker| worker.seat).collect();
+        let seat = (0..).map(Seat).find(|seat| !taken.contains(seat)).unwrap_or(Seat(u32::MAX));
+        self.last += 1;
+        let id = WorkerId(self.last);
+        let who = Who { worker: id, pool, slot, generation: plan.generation };
+        let phase = Phase::Starting { deadline: now + plan.policy.start_timeout };
+        let (due, dispatched, messages, limit, stuck) = (false, 0, 0, 0, None);
+        let worker = Worker { who, seat, plan, phase, due, dispatched, messages, limit, stuck };
+        self.workers.entry(id).or_insert(worker)
+    }
+
+    /// Starting → Serving. Not if it was told to leave before it was ready, or said so twice.
+    pub(super) fn promote(&mut self, id: WorkerId, limit: u32, now: Instant) -> bool {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_starting()) else {
+            return false;
+        };
+        worker.phase = Phase::Serving { since: now };
+        worker.limit = [worker.plan.policy.max_connections, limit]
+            .into_iter()
+            .filter(|&limit| limit > 0)
+            .min()
+            .map_or(u64::MAX, u64::from);
+        true
+    }
+
+    /// Serving → Draining. Answers the time that the worker has until it is cut.
+    pub(super) fn drain(&mut self, id: WorkerId, now: Instant) -> Duration {
+        let Some(worker) = self.workers.get_mut(&id) else { return Duration::ZERO };
+        debug_assert!(worker.is_serving(), "{id} drains out of {:?}", worker.phase);
+        let time = worker.plan.policy.drain_timeout;
+        worker.phase = Phase::Draining { deadline: now + time - notice(time) };
+        time
+    }
+
+    /// A draining worker has nothing left to do: it gets a second to exit.
+    pub(super) fn note_drained(&mut self, id: WorkerId, now: Instant) {
+        if let Some(Worker { phase: Phase::Draining { deadline }, .. }) = self.workers.get_mut(&id)
+        {
+            *deadline = (now + Duration::from_secs(1)).min(*deadline);
+        }
+    }
+
+    /// Draining → Terminated.
+    pub(super) fn terminate(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        debug_assert!(matches!(worker.phase, Phase::Draining { .. }));
+        let deadline = now + notice(worker.plan.policy.drain_timeout);
+        worker.phase = Phase::Terminated { deadline };
+    }
+
+    /// Any → Killed.
+    pub(super) fn kill(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.phase = Phase::Killed;
+        }
+    }
+
+    /// Its process is gone.
+    pub(super) fn bury(&mut self, id: WorkerId) -> Option<Worker> {
+        self.workers.remove(&id)
+    }
+}
+
+/// How long before the end of its drain timeout a worker is sent SIGTERM.
+fn notice(drain_timeout: Duration) -> Duration {
+    (drain_timeout / 10).min(Duration::from_secs(1))
+}
+
+fn count<'a>(workers: impl Iterator<Item = &'a Worker>) -> u32 {
+    u32::try_from(workers.count()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,84 @@
+//! Which worker has stopped taking what waits for it.
+//!
+//! A worker is stuck while messages wait in its channel and it receives none. After [`PATIENCE`]
+//! its queue is read back and given to others, and it gets a PING; until it shows life it gets
+//! nothing more. After the pool's watchdog time it is killed. A worker for which nothing waits is
+//! idle, not stuck, and a handler may take as long as it likes: neither is looked at. So the clock
+//! for this only runs while something waits.
+
+use std::time::{Duration, Instant};
+
+use super::action::{Action, Record};
+use super::roster::Stuck;
+use super::{Board, PoolId, Supervisor, WorkerId};
+
+/// How long connections may wait untaken before others get them.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often progress is compared while something waits.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+impl Supervisor {
+    /// Something was sent: look at the receivers after a while.
+    pub(super) fn watch_progress(&mut self, now: Instant) {
+        if self.progress_check.is_none() {
+            self.progress_check = Some(now + INTERVAL);
+            self.refresh_deadline();
+        }
+    }
+
+    /// Compares every receiver's progress with the last look.
+    pub(super) fn check_progress(&mut self, now: Instant, board: &impl Board) {
+        if self.progress_check.is_none_or(|at| at > now) {
+            return;
+        }
+        let ids: Vec<(PoolId, WorkerId)> = self
+            .roster
+            .iter()
+            .filter(|worker| worker.is_serving())
+            .map(|worker| (worker.who.pool, worker.who.worker))
+            .collect();
+        let mut something_waits = false;
+        for (_, id) in ids {
+            something_waits |= self.check_worker(id, now, board);
+        }
+        self.progress_check = something_waits.then_some(now + INTERVAL);
+    }
+
+    /// Whether something waits for this worker.
+    fn check_worker(&mut self, id: WorkerId, now: Instant, board: &impl Board) -> bool {
+        let Some(worker) = self.roster.get_mut(id) else { return false };
+        let counts = board.counts(worker.who.pool, worker.seat);
+        if worker.untaken_messages(counts) == 0 {
+            worker.stuck = None;
+            return false;
+        }
+        let stuck = match worker.stuck {
+            Some(stuck) if stuck.progress == counts.progress => stuck,
+            _ => Stuck { since: now, progress: counts.progress, suspect: false },
+        };
+        worker.stuck = Some(stuck);
+        let waited = now.saturating_duration_since(stuck.since);
+        let watchdog = worker.plan.policy.watchdog;
+        if watchdog.is_some_and(|limit| waited >= limit) {
+            let (who, in_hand) = (worker.who, worker.hand(counts).in_hand);
+            self.record(Record::Stalled { who, since: waited, in_hand });
+            self.lose(id, format!("took nothing for {waited:.1?}"), 0, now, board);
+            self.roster.kill(id);
+            self.renew_candidates(who.pool);
+            self.actions.push_back(Action::Kill { worker: id });
+            return false;
+        }
+        if waited >= PATIENCE && !stuck.suspect {
+            worker.stuck = Some(Stuck { suspect: true, ..stuck });
+            self.actions.push_back(Action::TakeBack { worker: id });
+        }
+        true
+    }
+
+    /// It received something, so it lives.
+    pub(super) fn note_life(&mut self, id: WorkerId) {
+        if let Some(worker) = self.roster.get_mut(id) {
+            worker.stuck = None;
+        }
+    }
+}

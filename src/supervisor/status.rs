@@ -1,0 +1,174 @@
+//! The same truth, for people: what the mind knows, as plain data.
+
+use std::time::{Duration, Instant};
+
+use super::goal::Course;
+use super::roster::Phase;
+use super::{Accounts, Board, Generation, PoolId, Slot, Supervisor, WorkerId};
+
+/// Everything about the service at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// In the order of their ids.
+    pub pools: Vec<PoolStatus>,
+    /// The rollout under way.
+    pub progress: Option<Progress>,
+    /// The service ends.
+    pub is_stopping: bool,
+    /// Another reload waits for its turn.
+    pub is_reload_waiting: bool,
+}
+
+/// How far a rollout is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Its generation.
+    pub generation: Generation,
+    /// Slots that serve what is wanted.
+    pub done: u32,
+    /// All slots of its pools.
+    pub total: u32,
+    /// Why it goes back.
+    pub going_back: Option<String>,
+}
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Its id.
+    pub pool: PoolId,
+    /// Its name.
+    pub name: String,
+    /// Workers that should serve.
+    pub size: u32,
+    /// Workers that serve.
+    pub serving: u32,
+    /// The generation that is wanted.
+    pub generation: Option<Generation>,
+    /// The last good one, which every respawn uses.
+    pub good: Option<Generation>,
+    /// Why nothing more is started.
+    pub gave_up: Option<String>,
+    /// Where its connections have gone, workers that are gone included.
+    pub accounts: Accounts,
+    /// Connections that came back and wait for a worker.
+    pub held: u64,
+    /// Connections in the hand of its workers.
+    pub in_hand: u64,
+    /// Its workers, by slot.
+    pub workers: Vec<WorkerStatus>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerStatus {
+    /// Its id.
+    pub worker: WorkerId,
+    /// Its position.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+    /// Where it is in its life.
+    pub phase: PhaseName,
+    /// For how long it has served.
+    pub serving_for: Option<Duration>,
+    /// Connections it was sent, less those read back.
+    pub dispatched: u64,
+    /// Connections it has.
+    pub in_hand: u64,
+    /// It takes nothing while connections wait.
+    pub is_stuck: bool,
+}
+
+/// A phase without what belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PhaseName {
+    /// Not ready yet.
+    Starting,
+    /// Takes connections.
+    Serving,
+    /// Finishes what it has.
+    Draining,
+    /// Was sent SIGTERM or SIGKILL.
+    Ending,
+}
+
+impl Supervisor {
+    /// Everything about the service now.
+    #[must_use]
+    pub fn status(&self, now: Instant, board: &impl Board) -> Status {
+        Status {
+            pools: self.goal.pools.keys().map(|&pool| self.pool_status(pool, now, board)).collect(),
+            progress: self.progress(),
+            is_stopping: self.life.is_stopping(),
+            is_reload_waiting: self.goal.next.is_some(),
+        }
+    }
+
+    /// How far the rollout under way is, if one is.
+    #[must_use]
+    pub fn progress(&self) -> Option<Progress> {
+        let rollout = self.goal.rollout.as_ref()?;
+        let (mut done, mut total) = (0, 0);
+        for (&pool, goal) in
+            rollout.pools.iter().filter_map(|pool| Some((pool, self.goal.pools.get(pool)?)))
+        {
+            total += goal.size();
+            for slot in (1..=goal.size()).map(Slot) {
+                let mut workers = self.roster.in_slot(pool, slot);
+                done += u32::from(
+                    workers.any(|worker| worker.is_serving() && goal.wants(worker.who.generation)),
+                );
+            }
+        }
+        let going_back = match &rollout.course {
+            Course::Back { why } => Some(why.clone()),
+            Course::Boot | Course::Forward => None,
+        };
+        Some(Progress { generation: rollout.generation, done, total, going_back })
+    }
+
+    fn pool_status(&self, pool: PoolId, now: Instant, board: &impl Board) -> PoolStatus {
+        let goal = &self.goal.pools[&pool];
+        let mut accounts = self.desks.get(&pool).map(|desk| desk.accounts).unwrap_or_default();
+        let mut workers = Vec::new();
+        let mut in_hand = 0;
+        for worker in self.roster.of(pool) {
+            let hand = worker.hand(board.counts(pool, worker.seat));
+            in_hand += hand.in_hand;
+            accounts.finished += worker.dispatched - hand.in_hand;
+            let (phase, serving_for) = match worker.phase() {
+                Phase::Starting { .. } => (PhaseName::Starting, None),
+                Phase::Serving { since } => {
+                    (PhaseName::Serving, Some(now.saturating_duration_since(since)))
+                }
+                Phase::Draining { .. } => (PhaseName::Draining, None),
+                Phase::Terminated { .. } | Phase::Killed => (PhaseName::Ending, None),
+            };
+            workers.push(WorkerStatus {
+                worker: worker.who.worker,
+                slot: worker.who.slot,
+                generation: worker.who.generation,
+                phase,
+                serving_for,
+                dispatched: worker.dispatched,
+                in_hand: hand.in_hand,
+                is_stuck: worker.stuck.is_some_and(|stuck| stuck.suspect),
+            });
+        }
+        workers.sort_by_key(|worker| (worker.slot, worker.worker));
+        PoolStatus {
+            pool,
+            name: goal.policy().map(|policy| policy.name.clone()).unwrap_or_default(),
+            size: goal.size(),
+            serving: self.roster.serving(pool),
+            generation: goal.wanted.as_ref().map(|plan| plan.generation),
+            good: goal.good.as_ref().map(|plan| plan.generation),
+            gave_up: goal.gave_up().map(str::to_owned),
+            accounts,
+            held: self.held(pool),
+            in_hand,
+            workers,
+        }
+    }
+}
