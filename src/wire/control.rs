@@ -1,1 +1,239 @@
-//! Control.
+//! What the command line asks of the master: the Varlink interface `io.rcluster`.
+//!
+//! Varlink (<https://varlink.org>) is one JSON object a message, ended by a NUL byte, over a Unix
+//! stream socket. A call with `more` may be answered several times; every answer but the last has
+//! `continues`. So `varlinkctl` is a client, too. An answer without results omits `parameters`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The interface's name.
+pub const INTERFACE: &str = "io.rcluster";
+
+/// The longest call that the master reads, bytes.
+pub const CALL_MAX: usize = 64 * 1024;
+
+/// The interface, as `varlinkctl introspect` shows it.
+pub const DESCRIPTION: &str = include_str!("io.rcluster.varlink");
+
+/// A call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// The method with its interface: `io.rcluster.Reload`.
+    pub method: String,
+    /// Its parameters, an object.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub parameters: Value,
+    /// The caller wants to hear of progress.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// The caller wants no answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oneway: bool,
+}
+
+/// An answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Results, or what belongs to the error.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub parameters: Value,
+    /// More answers follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continues: bool,
+    /// The error's name: `io.rcluster.Refused`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Parameters of `io.rcluster.Reload`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadParameters {
+    /// The pools to reload; none: all.
+    pub pools: Vec<String>,
+    /// Answer only when the rollout is over. Default: true.
+    #[serde(rename = "noWait", skip_serializing_if = "std::ops::Not::not")]
+    pub no_wait: bool,
+}
+
+/// Results of `io.rcluster.Reload`: progress while `continues`, then the outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadResults {
+    /// A sentence: what has happened just now, or the outcome.
+    pub message: String,
+    /// The generation that rolls or has rolled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Slots that serve what is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub done: Option<u32>,
+    /// All slots that roll.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u32>,
+}
+
+/// Parameters of `io.rcluster.Scale`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleParameters {
+    /// The pool.
+    pub pool: String,
+    /// Workers, 1 to 1024.
+    pub workers: u32,
+}
+
+/// What belongs to the error `io.rcluster.Refused` or `io.rcluster.Failed`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// One sentence: why, and what to do.
+    pub reason: String,
+}
+
+/// Results of `io.rcluster.Status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Status {
+    /// The master's version.
+    pub version: String,
+    /// The master's process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime: f64,
+    /// `starting`, `running`, `reloading`, `rolling back` or `stopping`.
+    pub state: String,
+    /// One sentence for people.
+    pub summary: String,
+    /// The rollout under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+    /// Another reload waits for its turn.
+    pub reload_waiting: bool,
+    /// How the last reload ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reload: Option<LastReload>,
+    /// In the order in which they became known.
+    pub pools: Vec<Pool>,
+    /// Warnings that an administrator should see.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// A rollout under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Rollout {
+    /// Its generation.
+    pub generation: u64,
+    /// Slots that serve what is wanted.
+    pub done: u32,
+    /// All slots that roll.
+    pub total: u32,
+    /// Why it goes back, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub going_back: Option<String>,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct LastReload {
+    /// Whether every slot serves the new generation.
+    pub ok: bool,
+    /// The outcome in a sentence.
+    pub message: String,
+    /// Seconds ago.
+    pub ago: f64,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// `serving`, `starting`, `degraded` (fewer workers than wanted) or `gave up`.
+    pub state: String,
+    /// Where it listens, as written in the configuration.
+    pub listen: Vec<String>,
+    /// Workers that should serve.
+    pub workers_wanted: u32,
+    /// Workers that serve.
+    pub workers_serving: u32,
+    /// The generation that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The last good generation, which respawns use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub good_generation: Option<u64>,
+    /// Why nothing more is started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gave_up: Option<String>,
+    /// accepted = finished + in hand + held + refused + cut.
+    pub accepted: u64,
+    /// Closed by a worker.
+    pub finished: u64,
+    /// In the hand of a worker, or on the way to it.
+    pub in_hand: u64,
+    /// Came back from a worker and wait for another.
+    pub held: u64,
+    /// Answered or closed by the master because nobody could take them.
+    pub refused: u64,
+    /// In the hand of a worker when it died.
+    pub cut: u64,
+    /// Came back untaken and were dispatched again.
+    pub redispatched: u64,
+    /// Its workers, by slot.
+    pub workers: Vec<Worker>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Worker {
+    /// Its position, 1…N.
+    pub slot: u32,
+    /// Its process id; 0 when there is no process yet.
+    pub pid: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// `starting`, `serving`, `stalled`, `draining` or `ending`.
+    pub state: String,
+    /// Seconds since it became ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving_for: Option<f64>,
+    /// Connections that it was handed.
+    pub connections: u64,
+    /// Connections that it has.
+    pub in_hand: u64,
+    /// Requests that it has begun, as far as its library can tell.
+    pub requests: u64,
+}
+
+impl Answer {
+    /// The last answer, with results.
+    ///
+    /// # Panics
+    /// Never: the results of this interface are plain data.
+    #[must_use]
+    pub fn results(results: &impl Serialize) -> Answer {
+        let parameters = serde_json::to_value(results).unwrap_or(Value::Null);
+        Answer { parameters, ..Answer::default() }
+    }
+
+    /// An error of this interface: `Refused` or `Failed`, with its reason.
+    #[must_use]
+    pub fn refusal(name: &str, reason: impl Into<String>) -> Answer {
+        let refusal = Refusal { reason: reason.into() };
+        Answer { error: Some(format!("{INTERFACE}.{name}")), ..Answer::results(&refusal) }
+    }
+}
+
+/// A message with its ending NUL.
+#[must_use]
+pub fn encode(message: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(message).unwrap_or_default();
+    bytes.push(0);
+    bytes
+}
