@@ -11,6 +11,8 @@
 pub mod ancillary;
 pub mod limits;
 #[cfg(feature = "daemon")]
+pub mod listen;
+#[cfg(feature = "daemon")]
 pub mod poller;
 #[cfg(feature = "daemon")]
 pub mod process;

@@ -1,0 +1,124 @@
+//! Native workers: programs that use the worker library.
+//!
+//! The worker inherits its end of the channel and the pool's scoreboard, and learns their numbers
+//! from its environment. Ctrl-C and `systemctl kill` reach the whole group of processes; the
+//! signals that mean something to the master only are therefore ignored in workers.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::supervisor::{Seat, Who};
+use crate::sys::ancillary::{Received, Sender, number_of, receive, send};
+use crate::sys::process::{Identity, Preparation, Process};
+use crate::wire::channel;
+use crate::wire::message::{LENGTH_MAX, ToMaster, ToWorker};
+use crate::wire::scoreboard::{Scoreboard, SeatWords};
+use crate::wire::{
+    CHANNEL_VARIABLE, GENERATION_VARIABLE, POOL_VARIABLE, SCOREBOARD_VARIABLE, SEAT_VARIABLE,
+    SLOT_VARIABLE,
+};
+
+/// Signals that are the master's business.
+const IGNORED: [Signal; 3] = [Signal::SIGUSR1, Signal::SIGINT, Signal::SIGHUP];
+
+/// A running native worker, and the master's end of its channel.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) who: Who,
+    pub(crate) process: Process,
+    pub(crate) words: SeatWords,
+    pub(crate) channel: Sender,
+    /// A duplicate of the worker's end: the queue outlives the worker, and can be read back.
+    theirs: OwnedFd,
+    /// It sent something that is no message; said once.
+    pub(crate) is_notorious: bool,
+}
+
+/// What a worker is started with.
+pub(crate) struct Start<'a> {
+    pub(crate) who: Who,
+    pub(crate) pool: &'a str,
+    pub(crate) seat: Seat,
+    pub(crate) board: Scoreboard,
+    pub(crate) words: SeatWords,
+    pub(crate) command: Command,
+    pub(crate) keep: Vec<OwnedFd>,
+    pub(crate) directory: Option<OwnedFd>,
+    pub(crate) identity: Option<Identity>,
+}
+
+impl Worker {
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// Those of the system calls; `NotFound` when the program is missing.
+    pub(crate) fn start(start: Start<'_>) -> io::Result<Worker> {
+        let Start { who, pool, seat, board, words, mut command, mut keep, directory, identity } =
+            start;
+        let (ours, theirs) = channel::pair()?;
+        let inherited = theirs.try_clone()?;
+        let board = board.as_fd().try_clone_to_owned()?;
+        command
+            .stdin(Stdio::null())
+            .env(CHANNEL_VARIABLE, number_of(&inherited).to_string())
+            .env(SCOREBOARD_VARIABLE, number_of(&board).to_string())
+            .env(SEAT_VARIABLE, seat.0.to_string())
+            .env(POOL_VARIABLE, pool)
+            .env(SLOT_VARIABLE, who.slot.0.to_string())
+            .env(GENERATION_VARIABLE, who.generation.0.to_string());
+        keep.extend([inherited, board]);
+        let ignore = IGNORED.to_vec();
+        let process = Process::start(command, Preparation { keep, directory, identity, ignore })?;
+        let channel = Sender::new(ours)?;
+        Ok(Worker { who, process, words, channel, theirs, is_notorious: false })
+    }
+
+    /// The next message of the worker, if one is there. A descriptor that comes along is closed.
+    ///
+    /// # Errors
+    /// Those of `recvmsg(2)`, or `InvalidData` for what is no message.
+    pub(crate) fn hear(&self) -> io::Result<Option<ToMaster>> {
+        let mut buffer = [0; LENGTH_MAX];
+        match receive(self.channel.as_fd(), &mut buffer)? {
+            Received::Message { len, .. } => ToMaster::decode(&buffer[..len])
+                .map(Some)
+                .map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong.to_string())),
+            Received::Empty | Received::Closed => Ok(None),
+        }
+    }
+
+    /// Tells the worker something that carries no descriptor.
+    ///
+    /// # Errors
+    /// `WouldBlock` when its queue is full, else those of `send(2)`.
+    pub(crate) fn tell(&self, message: &ToWorker<'_>) -> io::Result<()> {
+        send(self.channel.as_fd(), &message.encode())
+    }
+
+    /// Reads back what the worker has not received: connections with their listeners' names,
+    /// oldest first, and how many of them the kernel swallowed because our table is full.
+    ///
+    /// # Errors
+    /// Those of `recvmsg(2)`.
+    pub(crate) fn take_back(&self) -> io::Result<(Vec<(String, OwnedFd)>, u64)> {
+        let mut buffer = [0; LENGTH_MAX];
+        let mut connections = Vec::new();
+        let mut lost = 0;
+        loop {
+            let (len, descriptor, swallowed) = match receive(self.theirs.as_fd(), &mut buffer)? {
+                Received::Message { len, descriptor, swallowed } => (len, descriptor, swallowed),
+                Received::Empty | Received::Closed => return Ok((connections, lost)),
+            };
+            lost += u64::from(swallowed && descriptor.is_none());
+            // The master wrote it, so it is one; anything else carries no client.
+            if let (Ok(ToWorker::Connection { listener }), Some(client)) =
+                (ToWorker::decode(&buffer[..len]), descriptor)
+            {
+                connections.push((listener.to_owned(), client));
+            }
+        }
+    }
+}

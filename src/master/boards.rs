@@ -1,0 +1,49 @@
+//! The pools' scoreboards, as the mind sees them.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use crate::supervisor::{Board, Counts, PoolId, Seat};
+use crate::wire::scoreboard::{Scoreboard, SeatWords};
+
+/// A board for each pool that ever had a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Boards(BTreeMap<PoolId, (Scoreboard, Vec<SeatWords>)>);
+
+impl Boards {
+    /// The pool's board, made when it is first asked for, and the words of `seat` on it.
+    ///
+    /// # Errors
+    /// When the system has no memory or descriptors left, or the board has no such seat.
+    pub(crate) fn seat(&mut self, pool: PoolId, seat: Seat) -> io::Result<(Scoreboard, SeatWords)> {
+        let (board, seats) = match self.0.entry(pool) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert((Scoreboard::create()?, Vec::new()))
+            }
+        };
+        while seats.len() <= seat.0 as usize {
+            let next = u32::try_from(seats.len()).map_err(io::Error::other)?;
+            seats.push(board.seat(next)?);
+        }
+        Ok((board.clone(), seats[seat.0 as usize].clone()))
+    }
+
+    fn words(&self, pool: PoolId, seat: Seat) -> Option<&SeatWords> {
+        self.0.get(&pool)?.1.get(seat.0 as usize)
+    }
+}
+
+impl Board for Boards {
+    fn counts(&self, pool: PoolId, seat: Seat) -> Counts {
+        let Some(words) = self.words(pool, seat) else { return Counts::default() };
+        let counts = words.counts();
+        Counts { taken: counts.taken, finished: counts.finished, progress: counts.progress }
+    }
+
+    fn set_waiting(&self, pool: PoolId, seat: Seat, waiting: bool) {
+        if let Some(words) = self.words(pool, seat) {
+            words.set_waiting(waiting);
+        }
+    }
+}

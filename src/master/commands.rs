@@ -1,0 +1,333 @@
+//! What is commanded: by signals, and by clients of the control socket.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::journal::Level;
+use super::prepare::Prepared;
+use super::{Daemon, Token, Wish};
+use crate::config::{Config, MOST_WORKERS};
+use crate::supervisor::{Event, PoolId, Scale, WishId};
+use crate::wire::control::{
+    Answer, Call, DESCRIPTION, INTERFACE, ReloadParameters, ReloadResults, ScaleParameters,
+};
+
+impl Daemon {
+    pub(super) fn observe_control(&mut self) {
+        let accepted = self.control.as_mut().map(super::control::Control::accept);
+        let result = match accepted {
+            Some(Ok(Some(id))) => self.watch_client(id),
+            Some(Ok(None)) | None => Ok(()),
+            Some(Err(error)) => Err(error),
+        };
+        if let Err(error) = result {
+            self.say(Level::Warning, format!("a control client cannot be served: {error}"));
+        }
+    }
+
+    fn watch_client(&mut self, id: u64) -> std::io::Result<()> {
+        match self.control.as_ref().and_then(|control| control.socket(id)) {
+            Some(socket) => self.poller.add(socket, Token::Client(id).encode()),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn observe_client(&mut self, id: u64) {
+        let Some(control) = &mut self.control else { return };
+        let heard = control.hear(id);
+        for call in heard.calls {
+            match call {
+                Ok(call) => self.obey(id, &call),
+                Err(why) => self.answer(id, &Answer::refusal("Refused", why)),
+            }
+        }
+        if heard.is_gone {
+            self.forget_client(id);
+        }
+    }
+
+    /// A client that did not read its answers reads again.
+    pub(super) fn observe_unsent(&mut self, id: u64) {
+        let Some(control) = &mut self.control else { return };
+        let is_there = control.flush(id);
+        let is_done = !control.has_unsent(id);
+        if is_there && is_done {
+            // Back to listening.
+            let result = control.socket(id).map(|socket| {
+                self.poller.remove(socket)?;
+                self.poller.add(socket, Token::Client(id).encode())
+            });
+            if matches!(result, Some(Err(_))) {
+                self.forget_client(id);
+            }
+        } else if !is_there {
+            self.forget_client(id);
+        }
+    }
+
+    pub(super) fn answer(&mut self, id: u64, answer: &Answer) {
+        let Some(control) = &mut self.control else { return };
+        if control.socket(id).is_none() {
+            return;
+        }
+        let had_unsent = control.has_unsent(id);
+        let is_there = control.answer(id, answer);
+        let result = match control.socket(id) {
+            Some(socket) if is_there && control.has_unsent(id) && !had_unsent => self
+                .poller
+                .remove(socket)
+                .and_then(|()| self.poller.add_writable(socket, Token::Unsent(id).encode())),
+            Some(_) if is_there => Ok(()),
+            _ => Err(std::io::ErrorKind::BrokenPipe.into()),
+        };
+        if result.is_err() {
+            self.forget_client(id);
+        }
+    }
+
+    fn forget_client(&mut self, id: u64) {
+        let Some(control) = &mut self.control else { return };
+        if let Some(socket) = control.socket(id) {
+            // Closing it removes it as well.
+            let _ = self.poller.remove(socket);
+        }
+        control.close(id);
+        // A vanished client is normal; what he wished for goes on.
+        for wish in self.wishes.values_mut() {
+            wish.client = wish.client.filter(|&(client, _)| client != id);
+        }
+    }
+
+    fn obey(&mut self, id: u64, call: &Call) {
+        let may_command = self.control.as_ref().is_some_and(|control| control.is_trusted(id));
+        let method = call.method.strip_prefix(INTERFACE).and_then(|rest| rest.strip_prefix('.'));
+        let answer = match (method, call.method.as_str()) {
+            (Some("Status"), _) => Some(Answer::results(&self.wire_status())),
+            (Some("Reload" | "Scale" | "Stop" | "Upgrade"), _) if !may_command => {
+                let why = "only root and the user that the service runs as may command it";
+                Some(Answer::refusal("Refused", why))
+            }
+            (Some("Reload"), _) => self.obey_reload(id, call),
+            (Some("Scale"), _) => Some(self.obey_scale(call)),
+            (Some("Stop"), _) => {
+                self.answer(id, &Answer::default());
+                return self.stop_by_client();
+            }
+            (Some("Upgrade"), _) => {
+                let why = "this version cannot replace the master's own image; restart the \
+                           service instead";
+                Some(Answer::refusal("Refused", why))
+            }
+            (_, "org.varlink.service.GetInfo") => Some(info()),
+            (_, "org.varlink.service.GetInterfaceDescription") => Some(describe(call)),
+            (_, method) => Some(Answer {
+                error: Some("org.varlink.service.MethodNotFound".into()),
+                parameters: json!({ "method": method }),
+                continues: false,
+            }),
+        };
+        if let Some(answer) = answer.filter(|_| !call.oneway) {
+            self.answer(id, &answer);
+        }
+    }
+
+    fn obey_reload(&mut self, id: u64, call: &Call) -> Option<Answer> {
+        let parameters: ReloadParameters = match parameters(call) {
+            Ok(parameters) => parameters,
+            Err(refusal) => return Some(refusal),
+        };
+        let client = (!parameters.no_wait && !call.oneway).then_some((id, call.more));
+        match self.reload(&parameters.pools, client) {
+            Err(why) => Some(Answer::refusal("Refused", why)),
+            Ok(Some(message)) => {
+                Some(Answer::results(&ReloadResults { message, ..ReloadResults::default() }))
+            }
+            Ok(None) if parameters.no_wait => {
+                let message = "the reload has begun".to_owned();
+                Some(Answer::results(&ReloadResults { message, ..ReloadResults::default() }))
+            }
+            Ok(None) => None,
+        }
+    }
+
+    fn obey_scale(&mut self, call: &Call) -> Answer {
+        let ScaleParameters { pool, workers } = match parameters(call) {
+            Ok(parameters) => parameters,
+            Err(refusal) => return refusal,
+        };
+        let Some(id) = self.editions.id(&pool).filter(|id| self.active_pools().contains(id)) else {
+            let known: Vec<&str> =
+                self.active_pools().into_iter().map(|id| self.editions.name(id)).collect();
+            let why = format!("there is no pool {pool}; there are: {}", known.join(", "));
+            return Answer::refusal("Refused", why);
+        };
+        if !(1..=MOST_WORKERS).contains(&workers) {
+            let why = format!("a pool has 1 to {MOST_WORKERS} workers, not {workers}");
+            return Answer::refusal("Refused", why);
+        }
+        self.report(Event::ScaleRequested { pool: id, scale: Scale::To(workers) });
+        Answer::default()
+    }
+
+    fn stop_by_client(&mut self) {
+        if !std::mem::replace(&mut self.was_told_to_stop, true) {
+            self.say(Level::Notice, "a client of the control socket wants a stop: draining");
+        }
+        self.report(Event::StopRequested);
+    }
+
+    pub(super) fn reload_by_signal(&mut self, signal: &str) {
+        self.say(Level::Notice, format!("{signal}: reloading"));
+        match self.reload(&[], None) {
+            Ok(Some(message)) => self.say(Level::Notice, message),
+            Ok(None) => {}
+            Err(why) => self.say(Level::Error, format!("not reloaded: {why}")),
+        }
+    }
+
+    pub(super) fn scale_all(&mut self, scale: Scale) {
+        for pool in self.active_pools() {
+            self.report(Event::ScaleRequested { pool, scale });
+        }
+    }
+
+    pub(super) fn active_pools(&self) -> Vec<PoolId> {
+        let status = self.supervisor.status(self.now, &self.boards);
+        status.pools.into_iter().map(|pool| pool.pool).collect()
+    }
+
+    /// Makes a wish for what is configured now. A sentence when it is fulfilled at once; an error,
+    /// with nothing changed, when it cannot be made.
+    fn reload(
+        &mut self,
+        names: &[String],
+        client: Option<(u64, bool)>,
+    ) -> Result<Option<String>, String> {
+        let config = self.source.load().map_err(|problems| {
+            for problem in problems.iter() {
+                self.say(Level::Error, problem);
+            }
+            format!("the configuration is not valid: {problems}")
+        });
+        let config = config.inspect_err(|why| self.note_outcome(false, why.clone()))?;
+        let status = self.supervisor.status(self.now, &self.boards);
+        let is_settled = status.progress.is_none() && !status.is_reload_waiting;
+        if names.is_empty() && is_settled && self.config.differs_only_in_workers(&config) {
+            return Ok(Some(self.resize(config)));
+        }
+        let active: Vec<PoolId> = status.pools.iter().map(|pool| pool.pool).collect();
+        let prepared = self
+            .editions
+            .prepare(&config, names, &active, &mut self.listeners)
+            .inspect_err(|why| self.note_outcome(false, why.clone()))?;
+        if config.master != self.config.master {
+            self.say(Level::Warning, "what changed in [master] holds from the next start on");
+        }
+        let wish = Wish { client, config: Arc::new(config), names: names.to_vec() };
+        self.wish(wish, prepared);
+        Ok(None)
+    }
+
+    /// Hands a wish to the mind.
+    pub(super) fn wish(&mut self, wish: Wish, prepared: Prepared) {
+        for warning in &prepared.warnings {
+            self.say(Level::Warning, warning);
+        }
+        self.warnings = prepared.warnings;
+        self.last_wish += 1;
+        let id = WishId(self.last_wish);
+        self.wishes.insert(id, wish);
+        let Prepared { edition, pools, .. } = prepared;
+        self.report(Event::ReloadRequested { wish: id, edition, pools });
+    }
+
+    /// Only sizes have changed: nobody is replaced for that.
+    fn resize(&mut self, config: Config) -> String {
+        let mut changes = Vec::new();
+        for pool in &config.pools {
+            let before = self.config.pool(&pool.name).map(|old| old.policy.workers);
+            let workers = pool.policy.workers;
+            if let (Some(id), Some(before)) = (self.editions.id(&pool.name), before) {
+                if before != workers {
+                    changes.push(format!("{} from {before} to {workers}", pool.name));
+                    self.report(Event::Resized { pool: id, workers });
+                }
+            }
+        }
+        self.config = config;
+        let message = format!(
+            "resized {} workers; nothing else has changed in the configuration, so no worker was \
+             replaced: reload once more to replace them",
+            changes.join(", ")
+        );
+        self.note_outcome(true, message.clone());
+        message
+    }
+
+    /// A fulfilled wish's configuration is the one that later ones are compared with.
+    pub(super) fn adopt(&mut self, wish: &Wish) {
+        if wish.names.is_empty() {
+            self.config = (*wish.config).clone();
+            return;
+        }
+        for name in &wish.names {
+            self.config.pools.retain(|pool| pool.name != *name);
+            self.config.pools.extend(wish.config.pool(name).cloned());
+        }
+    }
+
+    /// Tells those who wait for a reload what has just happened.
+    pub(super) fn tell_progress(&mut self, message: &str) {
+        let waiting: Vec<u64> = self
+            .wishes
+            .values()
+            .filter_map(|wish| wish.client.filter(|&(_, more)| more).map(|(client, _)| client))
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let progress = self.supervisor.progress();
+        let results = ReloadResults {
+            message: message.to_owned(),
+            generation: progress.as_ref().map(|progress| progress.generation.0),
+            done: progress.as_ref().map(|progress| progress.done),
+            total: progress.as_ref().map(|progress| progress.total),
+        };
+        let answer = Answer { continues: true, ..Answer::results(&results) };
+        for client in waiting {
+            self.answer(client, &answer);
+        }
+    }
+}
+
+fn parameters<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
+    let given = match &call.parameters {
+        Value::Null => json!({}),
+        given => given.clone(),
+    };
+    serde_json::from_value(given)
+        .map_err(|error| Answer::refusal("Refused", format!("{}: {error}", call.method)))
+}
+
+fn info() -> Answer {
+    Answer::results(&json!({
+        "vendor": "rcluster",
+        "product": "rcluster",
+        "version": env!("CARGO_PKG_VERSION"),
+        "url": "https://crates.io/crates/rcluster",
+        "interfaces": ["org.varlink.service", INTERFACE],
+    }))
+}
+
+fn describe(call: &Call) -> Answer {
+    match call.parameters.get("interface").and_then(Value::as_str) {
+        Some(INTERFACE) => Answer::results(&json!({ "description": DESCRIPTION })),
+        other => Answer {
+            error: Some("org.varlink.service.InterfaceNotFound".into()),
+            parameters: json!({ "interface": other }),
+            continues: false,
+        },
+    }
+}

@@ -1,0 +1,396 @@
+//! The master: owns every descriptor, decides nothing.
+//!
+//! One thread: readiness becomes facts (`observe`), the mind turns facts into orders, orders become
+//! system calls (`perform`); a failed order is again a fact. The clock is read once per turn.
+//!
+//! ```text
+//! inherit, listeners   sockets, by name          boards      scoreboards, as the mind sees them
+//! prepare, pin         what a generation runs    control     who may command
+//! observe, perform     the two halves            commands    what is commanded
+//! linger, diagnose     clients nobody takes, workers that hang
+//! journal, record      what is said              notify, report   what systemd and people see
+//! ```
+
+mod api;
+mod boards;
+mod commands;
+mod control;
+mod diagnose;
+mod inherit;
+mod journal;
+mod linger;
+mod listeners;
+mod notify;
+mod observe;
+mod perform;
+mod pin;
+mod prepare;
+mod record;
+mod report;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use signal_hook::consts::{
+    SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
+};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+pub use api::Master;
+
+use crate::config::{Config, Problems};
+use crate::kinds::native::Worker;
+use crate::supervisor::{ConnectionId, ListenerId, Supervisor, WishId, WorkerId};
+use crate::sys::poller::Poller;
+use boards::Boards;
+use control::Control;
+use inherit::Inheritance;
+use journal::{Journal, Level};
+use linger::Lingering;
+use listeners::Listeners;
+use notify::Notify;
+use prepare::Editions;
+
+/// Where the configuration comes from, now and at every reload.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file, and `conf.d` beside it.
+    File(PathBuf),
+    /// A command line or a program; it never changes.
+    Fixed(Box<Config>),
+}
+
+impl Source {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(&self) -> Result<Config, Problems> {
+        match self {
+            Source::File(path) => crate::config::load(path),
+            Source::Fixed(config) => Ok((**config).clone()),
+        }
+    }
+}
+
+/// Hears that a pool gave up: its name, and why.
+pub type OnGiveUp = Box<dyn FnMut(&str, &str)>;
+
+/// What a master is started with.
+pub struct Options {
+    /// The configuration.
+    pub source: Source,
+    /// The control socket; `None`: without one.
+    pub control: Option<PathBuf>,
+    /// Called when a pool gives up.
+    pub on_give_up: Option<OnGiveUp>,
+    /// Said once, when every pool is ready.
+    pub greeting: Option<Box<dyn FnOnce()>>,
+}
+
+type Signals = SignalDelivery<UnixStream, SignalOnly>;
+
+/// How the master ends.
+type Ending = Result<(), String>;
+
+/// A wish whose outcome somebody awaits.
+struct Wish {
+    /// The control client, and whether it wants to hear of progress.
+    client: Option<(u64, bool)>,
+    config: Arc<Config>,
+    names: Vec<String>,
+}
+
+struct Outcome {
+    is_ok: bool,
+    message: String,
+    at: Instant,
+}
+
+pub(crate) struct Daemon {
+    supervisor: Supervisor,
+    boards: Boards,
+    poller: Poller,
+    signals: Signals,
+    listeners: Listeners,
+    workers: BTreeMap<WorkerId, Worker>,
+    held: BTreeMap<ConnectionId, (ListenerId, OwnedFd)>,
+    last_connection: u64,
+    lingering: Lingering,
+    control: Option<Control>,
+    editions: Editions,
+    wishes: BTreeMap<WishId, Wish>,
+    last_wish: u64,
+    source: Source,
+    /// What the settled pools were configured with.
+    config: Config,
+    journal: Journal,
+    notify: Notify,
+    watchdog_at: Option<Instant>,
+    /// Something happened that people may want to see.
+    is_news: bool,
+    warnings: Vec<String>,
+    last_reload: Option<Outcome>,
+    on_give_up: Option<OnGiveUp>,
+    greeting: Option<Box<dyn FnOnce()>>,
+    is_subreaper: bool,
+    was_told_to_stop: bool,
+    started: Instant,
+    now: Instant,
+    ended: Option<Ending>,
+}
+
+/// What a readable descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Signals,
+    Listener(ListenerId),
+    Channel(WorkerId),
+    Process(WorkerId),
+    Control,
+    Client(u64),
+    Unsent(u64),
+    Lingering(u64),
+}
+
+impl Token {
+    const SHIFT: u32 = 56;
+
+    fn encode(self) -> u64 {
+        let (kind, id) = match self {
+            Token::Signals => (0, 0),
+            Token::Listener(id) => (1, u64::from(id.0)),
+            Token::Channel(id) => (2, id.0),
+            Token::Process(id) => (3, id.0),
+            Token::Control => (4, 0),
+            Token::Client(id) => (5, id),
+            Token::Unsent(id) => (6, id),
+            Token::Lingering(id) => (7, id),
+        };
+        kind << Token::SHIFT | id
+    }
+
+    fn decode(token: u64) -> Token {
+        let id = token & ((1 << Token::SHIFT) - 1);
+        match token >> Token::SHIFT {
+            0 => Token::Signals,
+            1 => Token::Listener(ListenerId(u32::try_from(id).unwrap_or(u32::MAX))),
+            2 => Token::Channel(WorkerId(id)),
+            3 => Token::Process(WorkerId(id)),
+            4 => Token::Control,
+            5 => Token::Client(id),
+            6 => Token::Unsent(id),
+            _ => Token::Lingering(id),
+        }
+    }
+}
+
+/// Runs a master until it is told to stop.
+///
+/// Call it from the main thread before any other thread runs: it takes the inherited sockets out of
+/// the environment.
+///
+/// # Errors
+/// A sentence for people: it could not start, or no pool can be served any more.
+pub fn run(options: Options) -> Result<(), String> {
+    // The handlers stand before anything else: until then SIGUSR1 would end the process.
+    let signals = catch_signals().map_err(|error| format!("signals cannot be caught: {error}"))?;
+    let inheritance = Inheritance::take()?;
+    let config = options.source.load().map_err(|problems| problems.to_string())?;
+    let mut daemon = Daemon::new(options, config, signals, inheritance)?;
+    daemon.boot()?;
+    let ending = daemon.serve();
+    if let Err(why) = &ending {
+        daemon.say(Level::Error, why);
+    }
+    ending
+}
+
+fn catch_signals() -> std::io::Result<Signals> {
+    let (read, write) = UnixStream::pair()?;
+    let all = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2];
+    SignalDelivery::with_pipe(read, write, SignalOnly, all)
+}
+
+impl Daemon {
+    fn new(
+        options: Options,
+        config: Config,
+        signals: Signals,
+        inheritance: Inheritance,
+    ) -> Result<Daemon, String> {
+        let fail = |what: &str, error: std::io::Error| format!("{what}: {error}");
+        let settings = &config.master;
+        let control = match &options.control {
+            None => None,
+            Some(path) => {
+                let group = settings.control_group.as_deref().map(pin::find_group).transpose()?;
+                let group = group.map(nix::unistd::Gid::as_raw);
+                Some(Control::bind(path, settings.control_mode, group)?)
+            }
+        };
+        #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
+        let now = Instant::now();
+        let seed = u64::from(std::process::id()) ^ unique_number();
+        Ok(Daemon {
+            supervisor: Supervisor::new(settings.generations as usize, seed),
+            boards: Boards::default(),
+            poller: Poller::new().map_err(|error| fail("epoll", error))?,
+            signals,
+            listeners: Listeners::new(inheritance),
+            workers: BTreeMap::new(),
+            held: BTreeMap::new(),
+            last_connection: 0,
+            lingering: Lingering::default(),
+            control,
+            editions: Editions::default(),
+            wishes: BTreeMap::new(),
+            last_wish: 0,
+            source: options.source,
+            config,
+            journal: Journal::start().map_err(|error| fail("the log thread", error))?,
+            notify: Notify::from_env(),
+            watchdog_at: None,
+            is_news: true,
+            warnings: Vec::new(),
+            last_reload: None,
+            on_give_up: options.on_give_up,
+            greeting: options.greeting,
+            is_subreaper: false,
+            was_told_to_stop: false,
+            started: now,
+            now,
+            ended: None,
+        })
+    }
+
+    /// Takes over everything and makes the first wish.
+    fn boot(&mut self) -> Result<(), String> {
+        match crate::sys::limits::raise_descriptor_limit() {
+            Ok(limit) if limit < 1024 => self.say(
+                Level::Warning,
+                format!("only {limit} descriptors are allowed; raise LimitNOFILE="),
+            ),
+            Ok(_) => {}
+            Err(error) => {
+                self.say(Level::Warning, format!("the descriptor limit stays: {error}"));
+            }
+        }
+        if std::env::var_os("INVOCATION_ID").is_none() {
+            match crate::sys::process::become_subreaper() {
+                Ok(()) => self.is_subreaper = true,
+                Err(error) => {
+                    self.say(Level::Warning, format!("orphans of workers are not seen: {error}"));
+                }
+            }
+        }
+        self.watchdog_at = self.notify.watchdog.map(|interval| self.now + interval);
+        self.watch_own()?;
+        let config = Arc::new(self.config.clone());
+        let prepared = self.editions.prepare(&config, &[], &[], &mut self.listeners)?;
+        self.wish(Wish { client: None, config, names: Vec::new() }, prepared);
+        Ok(())
+    }
+
+    fn watch_own(&mut self) -> Result<(), String> {
+        let watch = || -> std::io::Result<()> {
+            self.poller.add(self.signals.get_read(), Token::Signals.encode())?;
+            if let Some(control) = &self.control {
+                self.poller.add(control.listener(), Token::Control.encode())?;
+            }
+            Ok(())
+        };
+        watch().map_err(|error| format!("epoll: {error}"))
+    }
+
+    /// The loop.
+    fn serve(&mut self) -> Ending {
+        let mut ready = Vec::new();
+        loop {
+            self.perform_all();
+            if let Some(ending) = self.ended.take() {
+                return ending;
+            }
+            self.publish();
+            let deadline = self.deadline();
+            if let Err(error) = self.poller.wait(self.now, deadline, &mut ready) {
+                return Err(format!("epoll: {error}"));
+            }
+            #[expect(clippy::disallowed_methods, reason = "the one clock, read once per turn")]
+            let now = Instant::now();
+            self.now = now;
+            for token in ready.drain(..) {
+                self.observe(Token::decode(token));
+            }
+            self.supervisor.handle_timeout(now, &self.boards);
+            self.tend();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [self.supervisor.poll_timeout(), self.lingering.deadline(), self.watchdog_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// What is due by the clock and no business of the mind.
+    fn tend(&mut self) {
+        for id in self.lingering.overdue(self.now) {
+            self.close_lingering(id);
+        }
+        if let (Some(at), Some(interval)) = (self.watchdog_at, self.notify.watchdog) {
+            if at <= self.now {
+                self.notify.alive();
+                self.watchdog_at = Some(self.now + interval);
+            }
+        }
+    }
+
+    /// Tells systemd in a sentence how things are, when they have changed.
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.is_news) {
+            let summary = self.summary();
+            self.notify.status(&summary);
+        }
+        if let Some(failure) = self.notify.take_failure() {
+            self.say(Level::Warning, failure);
+        }
+    }
+
+    fn say(&mut self, level: Level, text: impl std::fmt::Display) {
+        self.journal.say(level, text);
+    }
+}
+
+/// Differs from one start to the next: the addresses of a fresh process and its clock.
+fn unique_number() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_comes_back_as_it_was() {
+        for token in [
+            Token::Signals,
+            Token::Listener(ListenerId(7)),
+            Token::Channel(WorkerId(1 << 40)),
+            Token::Process(WorkerId(3)),
+            Token::Control,
+            Token::Client(9),
+            Token::Unsent(9),
+            Token::Lingering(u64::from(u32::MAX)),
+        ] {
+            assert_eq!(Token::decode(token.encode()), token);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Readiness becomes facts.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::signal::Signal;
+use signal_hook::consts::{
+    SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
+};
+
+use super::journal::Level;
+use super::{Daemon, Token};
+use crate::supervisor::{Attention, ConnectionId, Event, ListenerId, Scale, WorkerId};
+use crate::sys::listen::{Accepted, accept, source_of};
+use crate::sys::process::{Ending, reap_strangers};
+use crate::wire::message::ToMaster;
+use crate::wire::scoreboard::STRIDE;
+
+/// Connections accepted from one listener per turn, so that nobody else starves.
+const ACCEPT_BATCH: usize = 16;
+/// Messages read from one worker per turn.
+const MESSAGE_BATCH: usize = 64;
+
+impl Daemon {
+    /// Something is ready; what it was may be gone by now.
+    pub(super) fn observe(&mut self, token: Token) {
+        match token {
+            Token::Signals => self.observe_signals(),
+            Token::Listener(id) => self.observe_listener(id),
+            Token::Channel(id) => self.observe_channel(id),
+            Token::Process(id) => self.observe_process(id),
+            Token::Control => self.observe_control(),
+            Token::Client(id) => self.observe_client(id),
+            Token::Unsent(id) => self.observe_unsent(id),
+            Token::Lingering(id) => {
+                if self.lingering.hear(id) {
+                    self.close_lingering(id);
+                }
+            }
+        }
+    }
+
+    /// Takes in a fact, now.
+    pub(super) fn report(&mut self, event: Event) {
+        self.supervisor.handle_event(event, self.now, &self.boards);
+    }
+
+    fn observe_listener(&mut self, id: ListenerId) {
+        for _ in 0..ACCEPT_BATCH {
+            let goes_on = match self.listeners.get(id).map(|listener| listener.attention) {
+                Some(Attention::Accept) => self.accept_one(id),
+                Some(Attention::Answer) => self.answer_one(id),
+                Some(Attention::Pause) | None => return,
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Accepts one connection and passes it on: never one that could not be passed on at once.
+    /// Whether more may wait.
+    pub(super) fn accept_one(&mut self, id: ListenerId) -> bool {
+        let Some(mut worker) = self.supervisor.choose(id, None, self.now, &self.boards) else {
+            // The order to pause is out; carry it out before the listener is looked at again.
+            self.perform_all();
+            return false;
+        };
+        let Some((client, needs_source)) = self.accept_client(id) else { return false };
+        if needs_source {
+            let source = source_of(client.as_fd());
+            worker = self
+                .supervisor
+                .choose(id, Some(source), self.now, &self.boards)
+                .unwrap_or(worker);
+        }
+        self.supervisor.note_dispatched(worker, self.now);
+        self.send(worker, id, client);
+        true
+    }
+
+    /// A client nobody can take is answered.
+    fn answer_one(&mut self, id: ListenerId) -> bool {
+        let Some((client, _)) = self.accept_client(id) else { return false };
+        self.refuse(id, client);
+        self.report(Event::Refused { listener: id });
+        true
+    }
+
+    fn accept_client(&mut self, id: ListenerId) -> Option<(OwnedFd, bool)> {
+        let listener = self.listeners.get(id)?;
+        loop {
+            match accept(listener.as_fd()) {
+                Ok(Accepted::Client(client)) => return Some((client, listener.needs_source)),
+                Ok(Accepted::Gone) => {}
+                Ok(Accepted::Nobody) => return None,
+                Ok(Accepted::Exhausted(error)) => {
+                    self.say_once_exhausted(&error.to_string());
+                    self.report(Event::AcceptFailed { listener: id });
+                    self.perform_all();
+                    return None;
+                }
+                Err(error) => {
+                    let name = listener.name.clone();
+                    self.say(Level::Error, format!("listener {name} cannot accept: {error}"));
+                    self.report(Event::AcceptFailed { listener: id });
+                    self.perform_all();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The same complaint is not made twenty times a second.
+    fn say_once_exhausted(&mut self, error: &str) {
+        let text = format!("no connection can be accepted for the moment: {error}");
+        if self.warnings.last() != Some(&text) {
+            self.say(Level::Warning, &text);
+            self.warnings.push(text);
+        }
+    }
+
+    fn observe_channel(&mut self, id: WorkerId) {
+        for _ in 0..MESSAGE_BATCH {
+            if !self.hear_worker(id) {
+                return;
+            }
+        }
+    }
+
+    /// Takes in one message of a worker. Whether there was one.
+    fn hear_worker(&mut self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get(&id) else { return false };
+        match worker.hear() {
+            Ok(None) => return false,
+            Ok(Some(message)) => self.heed(id, &message),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.complain(id, &format!("sent {error}"));
+            }
+            Err(error) => {
+                self.complain(id, &format!("cannot be heard: {error}"));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn heed(&mut self, worker: WorkerId, message: &ToMaster) {
+        match *message {
+            // Zeros: the worker did not say.
+            ToMaster::Ready { limit, stride, .. } if stride == 0 || stride == STRIDE as u32 => {
+                self.report(Event::Ready { worker, limit });
+            }
+            ToMaster::Ready { stride, .. } => {
+                let why = format!(
+                    "counts on a scoreboard of stride {stride}, this master's is {STRIDE}: build \
+                     it with the worker library of this version"
+                );
+                self.report(Event::Unfit { worker, why });
+            }
+            ToMaster::Room => self.report(Event::Room { worker }),
+            ToMaster::Drained => self.report(Event::Drained { worker }),
+            ToMaster::Retire => self.report(Event::RetireRequested { worker }),
+            ToMaster::Unknown(kind) => {
+                self.complain(worker, &format!("said something of unknown type {kind}"));
+            }
+        }
+    }
+
+    /// Says once what a worker did that it should not do.
+    fn complain(&mut self, id: WorkerId, what: &str) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if std::mem::replace(&mut worker.is_notorious, true) {
+            return;
+        }
+        let who = self.describe(id);
+        self.say(Level::Warning, format!("{who} {what}; it is ignored"));
+    }
+
+    /// A worker's process has ended. Its words come first, then what it never received, then its
+    /// counters; only then is the exit a fact.
+    fn observe_process(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let how = match worker.process.reap() {
+            Ok(None) => return,
+            Ok(Some(Ending::Status(status))) => format!("exited with status {status}"),
+            Ok(Some(Ending::Signal(signal))) => format!("was killed by {signal}"),
+            Err(error) => format!("is gone ({error})"),
+        };
+        while self.hear_worker(id) {}
+        let rescued = self.read_back(id);
+        let who = self.describe(id);
+        if let Some(worker) = self.workers.get(&id) {
+            let unwatched = self
+                .poller
+                .remove(&worker.process)
+                .and_then(|()| self.poller.remove(&worker.channel));
+            if let Err(error) = unwatched {
+                self.say(Level::Error, format!("{who} cannot be unwatched: {error}"));
+            }
+        }
+        self.report(Event::Exited { worker: id, how, rescued });
+        // Its lines need its process id: they are written before it is forgotten.
+        self.perform_all();
+        self.workers.remove(&id);
+    }
+
+    /// What a worker has not received comes back into the master's hand.
+    pub(super) fn read_back(&mut self, id: WorkerId) -> Vec<(ListenerId, ConnectionId)> {
+        let Some(worker) = self.workers.get(&id) else { return Vec::new() };
+        let (connections, lost) = match worker.take_back() {
+            Ok(result) => result,
+            Err(error) => {
+                let who = self.describe(id);
+                self.say(Level::Error, format!("the queue of {who} cannot be read: {error}"));
+                return Vec::new();
+            }
+        };
+        if lost > 0 {
+            let who = self.describe(id);
+            let text = format!("{lost} connections of {who} are lost: no descriptor was left");
+            self.say(Level::Error, text);
+        }
+        let mut held = Vec::new();
+        for (name, client) in connections {
+            match self.listeners.named(&name) {
+                Some(listener) => held.push((listener, self.hold(listener, client))),
+                None => self.say(
+                    Level::Warning,
+                    format!("a connection of the closed listener {name} was cut"),
+                ),
+            }
+        }
+        held
+    }
+
+    fn observe_signals(&mut self) {
+        let signals: Vec<i32> = self.signals.pending().collect();
+        for signal in signals {
+            match signal {
+                SIGUSR1 => self.reload_by_signal("SIGUSR1"),
+                SIGHUP if has_terminal() => self.stop_by_signal("SIGHUP"),
+                SIGHUP => self.reload_by_signal("SIGHUP"),
+                SIGTERM => self.stop_by_signal("SIGTERM"),
+                SIGINT => self.stop_by_signal("SIGINT"),
+                SIGTTIN => self.scale_all(Scale::More),
+                SIGTTOU => self.scale_all(Scale::Fewer),
+                SIGUSR2 => self.say(
+                    Level::Warning,
+                    "SIGUSR2 is ignored: this version cannot replace the master's own image; \
+                     restart the service instead",
+                ),
+                SIGCHLD => self.reap_strangers(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ended children that are no workers: orphans of workers, which fell to us.
+    fn reap_strangers(&mut self) {
+        if !self.is_subreaper {
+            return;
+        }
+        let known: std::collections::BTreeSet<u32> =
+            self.workers.values().map(|worker| worker.process.id()).collect();
+        if let Err(error) = reap_strangers(|pid| known.contains(&pid)) {
+            self.say(Level::Warning, format!("orphans cannot be reaped: {error}"));
+        }
+    }
+
+    fn stop_by_signal(&mut self, name: &str) {
+        if !std::mem::replace(&mut self.was_told_to_stop, true) {
+            self.say(Level::Notice, format!("{name}: draining; a second one ends at once"));
+            return self.report(Event::StopRequested);
+        }
+        for worker in self.workers.values() {
+            // A group that is gone needs no signal.
+            let _ = worker.process.signal_group(Signal::SIGKILL);
+        }
+        let count = self.workers.len();
+        self.ended = Some(Err(format!("{name} came twice: {count} workers were killed")));
+    }
+}
+
+/// Whether a terminal controls this process: then SIGHUP means that it was closed.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}

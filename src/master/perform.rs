@@ -1,0 +1,241 @@
+//! Orders become system calls; a failure becomes a fact.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::signal::Signal;
+
+use super::journal::Level;
+use super::{Daemon, Outcome, Token};
+use crate::kinds::native::{Start, Worker};
+use crate::supervisor::{
+    Action, Announcement, Attention, ConnectionId, Event, Generation, ListenerId, Spawn, WishId,
+    WorkerId,
+};
+use crate::wire::control::{Answer, ReloadResults};
+use crate::wire::message::ToWorker;
+
+impl Daemon {
+    /// Carries out every order there is.
+    pub(super) fn perform_all(&mut self) {
+        while let Some(action) = self.supervisor.poll_action() {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn(spawn) => {
+                let worker = spawn.who.worker;
+                if let Err(why) = self.spawn(&spawn) {
+                    self.report(Event::SpawnFailed { worker, why });
+                }
+            }
+            Action::Drain { worker, deadline, take_back } => {
+                if take_back {
+                    let connections = self.read_back(worker);
+                    self.report(Event::TakenBack { worker, connections, pinged: false });
+                }
+                self.tell(worker, &ToWorker::Drain { deadline });
+            }
+            Action::TakeBack { worker } => {
+                let connections = self.read_back(worker);
+                let pinged = self.tell(worker, &ToWorker::Ping);
+                self.report(Event::TakenBack { worker, connections, pinged });
+            }
+            Action::Terminate { worker } => self.signal(worker, Signal::SIGTERM),
+            Action::Kill { worker } => self.signal(worker, Signal::SIGKILL),
+            Action::Dispatch { worker, connection } => {
+                if let Some((listener, client)) = self.held.remove(&connection) {
+                    self.send(worker, listener, client);
+                }
+            }
+            Action::Refuse { listener, connection } => {
+                if let Some((_, client)) = self.held.remove(&connection) {
+                    self.refuse(listener, client);
+                }
+            }
+            Action::Attend { listener, attention } => self.attend(listener, attention),
+            Action::Close { listener } => {
+                self.attend(listener, Attention::Pause);
+                self.listeners.close(listener);
+            }
+            Action::Sweep => self.sweep(),
+            Action::Forget { edition } => self.editions.forget(edition),
+            Action::Reply { wish, outcome } => self.reply(wish, outcome),
+            Action::Announce(announcement) => self.announce(announcement),
+            Action::Record(record) => self.write_down(&record),
+            Action::Exit { failure } => self.ended = Some(failure.map_or(Ok(()), Err)),
+        }
+    }
+
+    fn spawn(&mut self, spawn: &Spawn) -> Result<(), String> {
+        let Spawn { who, seat, edition, request_limit, last_resort } = *spawn;
+        let Some(pinned) = self.editions.get(edition, who.pool) else {
+            return Err("has nothing to start from".into());
+        };
+        if let Some(what) = pinned.overwritten().filter(|_| !last_resort) {
+            return Err(format!("cannot be started as it was: {what}"));
+        }
+        let (command, keep) = pinned.command()?;
+        let plain = |error: std::io::Error| super::pin::plain(&error);
+        let directory = pinned.directory().map_err(plain)?;
+        let identity = pinned.identity.clone();
+        let (board, words) = self.boards.seat(who.pool, seat).map_err(plain)?;
+        words.clear(request_limit);
+        let pool = self.editions.name(who.pool);
+        let program = command.get_program().to_os_string();
+        let start =
+            Start { who, pool, seat, board, words, command, keep, directory, identity };
+        let worker = Worker::start(start)
+            .map_err(|error| format!("cannot run {}: {}", program.display(), plain(error)))?;
+        let watched = self
+            .poller
+            .add(&worker.channel, Token::Channel(who.worker).encode())
+            .and_then(|()| self.poller.add(&worker.process, Token::Process(who.worker).encode()));
+        self.workers.insert(who.worker, worker);
+        if let Err(error) = watched {
+            // Its death could not be seen: it must not live.
+            self.signal(who.worker, Signal::SIGKILL);
+            self.workers.remove(&who.worker);
+            return Err(format!("cannot be watched: {error}"));
+        }
+        let text = format!("{} started", self.describe(who.worker));
+        self.say(Level::Info, text);
+        Ok(())
+    }
+
+    /// Passes a connection on. The master's copy is closed when the kernel has the descriptor.
+    pub(super) fn send(&mut self, worker: WorkerId, listener: ListenerId, client: OwnedFd) {
+        let message = self.listeners.get(listener).map(|listener| listener.message.clone());
+        let sent = match (self.workers.get(&worker), message) {
+            (Some(worker), Some(message)) => worker.channel.send(&message, client.as_fd()),
+            _ => Err(nix::errno::Errno::EPIPE.into()),
+        };
+        if sent.is_err() {
+            // EAGAIN, ETOOMANYREFS, no memory: all pass, and the client waits here meanwhile.
+            let connection = self.hold(listener, client);
+            self.report(Event::Returned { listener, connection, worker });
+        }
+    }
+
+    pub(super) fn hold(&mut self, listener: ListenerId, client: OwnedFd) -> ConnectionId {
+        self.last_connection += 1;
+        let id = ConnectionId(self.last_connection);
+        self.held.insert(id, (listener, client));
+        id
+    }
+
+    /// Answers a client whom nobody can take, or just closes it where no answer is configured.
+    pub(super) fn refuse(&mut self, listener: ListenerId, client: OwnedFd) {
+        let answer = self.listeners.get(listener).and_then(|listener| listener.answer.clone());
+        let Some(answer) = answer else { return };
+        let Some(id) = self.lingering.answer(client, &answer, self.now) else { return };
+        let watched = self
+            .lingering
+            .socket(id)
+            .map(|socket| self.poller.add(socket, Token::Lingering(id).encode()));
+        if !matches!(watched, Some(Ok(()))) {
+            self.lingering.close(id);
+        }
+    }
+
+    pub(super) fn close_lingering(&mut self, id: u64) {
+        if let Some(socket) = self.lingering.socket(id) {
+            // Closing the last copy removes it as well.
+            let _ = self.poller.remove(socket);
+        }
+        self.lingering.close(id);
+    }
+
+    fn tell(&mut self, id: WorkerId, message: &ToWorker<'_>) -> bool {
+        let Some(worker) = self.workers.get(&id) else { return false };
+        match worker.tell(message) {
+            Ok(()) => true,
+            Err(error) => {
+                let who = self.describe(id);
+                self.say(Level::Warning, format!("{who} cannot be told anything: {error}"));
+                false
+            }
+        }
+    }
+
+    fn signal(&mut self, id: WorkerId, signal: Signal) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        if let Err(error) = worker.process.signal_group(signal) {
+            // A group without a leader that could be signalled is about to be reaped.
+            if error.raw_os_error() != Some(nix::libc::ESRCH) {
+                let who = self.describe(id);
+                self.say(Level::Error, format!("{who} cannot be sent {signal}: {error}"));
+            }
+        }
+    }
+
+    fn attend(&mut self, id: ListenerId, attention: Attention) {
+        let Some(listener) = self.listeners.get_mut(id) else { return };
+        let was_watched = listener.attention != Attention::Pause;
+        let is_watched = attention != Attention::Pause;
+        listener.attention = attention;
+        let result = match (was_watched, is_watched) {
+            (false, true) => self.poller.add(listener, Token::Listener(id).encode()),
+            (true, false) => self.poller.remove(listener),
+            (true, true) | (false, false) => Ok(()),
+        };
+        if let Err(error) = result {
+            let name = listener.name.clone();
+            self.say(Level::Error, format!("listener {name} cannot be watched: {error}"));
+        }
+    }
+
+    /// At the end: who has connected to a socket that is only ours is served, as far as there is
+    /// room; then the socket is closed. Inherited ones are left to the next who comes.
+    fn sweep(&mut self) {
+        for id in self.listeners.ids() {
+            let is_ours = self.listeners.get(id).is_some_and(super::listeners::Listener::is_ours);
+            if is_ours {
+                while self.accept_one(id) {}
+            }
+            self.attend(id, Attention::Pause);
+            if is_ours {
+                self.listeners.close(id);
+            }
+        }
+        self.report(Event::Swept);
+    }
+
+    fn reply(&mut self, id: WishId, outcome: Result<Generation, String>) {
+        let Some(wish) = self.wishes.remove(&id) else { return };
+        let answer = match outcome {
+            Ok(generation) => {
+                self.adopt(&wish);
+                let results = ReloadResults {
+                    message: format!("reloaded: generation {} serves", generation.0),
+                    generation: Some(generation.0),
+                    ..ReloadResults::default()
+                };
+                Answer::results(&results)
+            }
+            Err(why) => Answer::refusal("Failed", format!("rolled back: {why}")),
+        };
+        if let Some((client, _)) = wish.client {
+            self.answer(client, &answer);
+        }
+    }
+
+    fn announce(&mut self, announcement: Announcement) {
+        match announcement {
+            Announcement::Ready => {
+                self.notify.ready();
+                if let Some(greet) = self.greeting.take() {
+                    greet();
+                }
+            }
+            Announcement::Reloading => self.notify.reloading(),
+            Announcement::Stopping => self.notify.stopping(),
+        }
+        self.is_news = true;
+    }
+
+    pub(super) fn note_outcome(&mut self, is_ok: bool, message: String) {
+        self.last_reload = Some(Outcome { is_ok, message, at: self.now });
+    }
+}

@@ -1,0 +1,139 @@
+//! From a configuration to a wish: programs pinned, listeners bound, nothing half-applied.
+
+use std::collections::BTreeMap;
+
+use super::listeners::Listeners;
+use super::pin::Pinned;
+use crate::config::Config;
+use crate::supervisor::{Edition, Policy, PoolId};
+
+/// A wish, ready for the mind.
+pub(crate) struct Prepared {
+    pub(crate) edition: Edition,
+    pub(crate) pools: Vec<(PoolId, Option<Policy>)>,
+    /// What an administrator should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Pools by name, and what was pinned for each edition.
+#[derive(Debug, Default)]
+pub(crate) struct Editions {
+    names: Vec<String>,
+    pinned: BTreeMap<Edition, BTreeMap<PoolId, Pinned>>,
+    last: u64,
+}
+
+impl Editions {
+    /// The pool's id, if it was ever configured.
+    pub(crate) fn id(&self, name: &str) -> Option<PoolId> {
+        let position = self.names.iter().position(|known| known == name)?;
+        u32::try_from(position).ok().map(PoolId)
+    }
+
+    /// The pool's name.
+    pub(crate) fn name(&self, pool: PoolId) -> &str {
+        self.names.get(pool.0 as usize).map_or("?", String::as_str)
+    }
+
+    fn intern(&mut self, name: &str) -> PoolId {
+        self.id(name).unwrap_or_else(|| {
+            self.names.push(name.to_owned());
+            PoolId(u32::try_from(self.names.len() - 1).unwrap_or(u32::MAX))
+        })
+    }
+
+    /// What a pool's workers of an edition are started from.
+    pub(crate) fn get(&self, edition: Edition, pool: PoolId) -> Option<&Pinned> {
+        self.pinned.get(&edition)?.get(&pool)
+    }
+
+    /// Nobody is started from this edition any more.
+    pub(crate) fn forget(&mut self, edition: Edition) {
+        self.pinned.remove(&edition);
+    }
+
+    /// Files that were overwritten in place and can therefore not be started as they were.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self
+            .pinned
+            .values()
+            .flatten()
+            .filter_map(|(&pool, pinned)| {
+                let what = pinned.overwritten()?;
+                let name = self.name(pool);
+                Some(format!(
+                    "{name}: {what}: a lost worker of an older generation cannot be started again \
+                     as it was; deploy by replacing files, or reload now"
+                ))
+            })
+            .collect();
+        warnings.dedup();
+        warnings
+    }
+
+    /// Pins and binds all that `config` wants for `names` (none: all pools; then pools that are
+    /// not in it any more are to go).
+    ///
+    /// # Errors
+    /// A sentence; nothing has changed then.
+    pub(crate) fn prepare(
+        &mut self,
+        config: &Config,
+        names: &[String],
+        active: &[PoolId],
+        listeners: &mut Listeners,
+    ) -> Result<Prepared, String> {
+        let mut opened = Vec::new();
+        let result = self.try_prepare(config, names, active, listeners, &mut opened);
+        if result.is_err() {
+            opened.into_iter().for_each(|id| listeners.close(id));
+        }
+        result
+    }
+
+    fn try_prepare(
+        &mut self,
+        config: &Config,
+        names: &[String],
+        active: &[PoolId],
+        listeners: &mut Listeners,
+        opened: &mut Vec<crate::supervisor::ListenerId>,
+    ) -> Result<Prepared, String> {
+        for name in names {
+            let is_active = self.id(name).is_some_and(|id| active.contains(&id));
+            if config.pool(name).is_none() && !is_active {
+                let known: Vec<&str> =
+                    config.pools.iter().map(|pool| pool.name.as_str()).collect();
+                return Err(format!("there is no pool {name}; there are: {}", known.join(", ")));
+            }
+        }
+        let is_named = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
+        let mut pinned = BTreeMap::new();
+        let mut pools = Vec::new();
+        for pool in config.pools.iter().filter(|pool| is_named(&pool.name)) {
+            let ids = listeners.open_all(pool, opened)?;
+            let held = Pinned::new(pool).map_err(|why| format!("pool {}: {why}", pool.name))?;
+            let id = self.intern(&pool.name);
+            pinned.insert(id, held);
+            pools.push((id, Some(Policy { listeners: ids, ..pool.policy.clone() })));
+        }
+        for (id, policy) in &pools {
+            if let (Some(policy), Some(pool)) = (policy, config.pool(self.name(*id))) {
+                listeners.configure(&policy.listeners, pool);
+            }
+        }
+        let gone = active.iter().filter(|&&id| {
+            let name = self.name(id);
+            is_named(name) && config.pool(name).is_none()
+        });
+        pools.extend(gone.map(|&id| (id, None)));
+        self.last += 1;
+        let edition = Edition(self.last);
+        self.pinned.insert(edition, pinned);
+        let unclaimed = listeners.inheritance.unclaimed();
+        let warnings = unclaimed.iter().map(|socket| {
+            format!("no pool uses the inherited socket {socket}: its clients will hang")
+        });
+        Ok(Prepared { edition, pools, warnings: warnings.collect() })
+    }
+}

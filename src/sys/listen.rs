@@ -1,0 +1,218 @@
+//! Listening sockets: bind, check, accept.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use nix::sys::socket::sockopt::{AcceptConn, Ipv6V6Only, ReuseAddr, SockType as TypeOf};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
+    SockaddrStorage, UnixAddr, bind, getpeername, getsockname, getsockopt, listen, setsockopt,
+    socket,
+};
+
+/// Where a socket listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// TCP, version 4 or 6.
+    Tcp(SocketAddr),
+    /// A path in the file system.
+    Unix(PathBuf),
+    /// A name without a file.
+    Abstract(Vec<u8>),
+    /// None of these.
+    Other,
+}
+
+/// Binds and listens, non-blocking and close-on-exec, with the longest queue the kernel allows.
+///
+/// # Errors
+/// Those of `socket(2)`, `bind(2)` and `listen(2)`.
+pub fn listen_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
+    match address {
+        SocketAddr::V4(v4) => open(AddressFamily::Inet, &SockaddrIn::from(v4), |_| Ok(())),
+        SocketAddr::V6(v6) => open(AddressFamily::Inet6, &SockaddrIn6::from(v6), |_| Ok(())),
+    }
+}
+
+/// Listens on a port of every address, version 6 and 4; version 4 alone where 6 is missing.
+///
+/// # Errors
+/// As [`listen_tcp`].
+pub fn listen_port(port: u16) -> io::Result<OwnedFd> {
+    let both = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0));
+    let dual = |socket: &OwnedFd| Ok(setsockopt(socket, Ipv6V6Only, &false)?);
+    match open(AddressFamily::Inet6, &both, dual) {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::ENOPROTOOPT)
+            ) =>
+        {
+            let v4 = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
+            open(AddressFamily::Inet, &v4, |_| Ok(()))
+        }
+        result => result,
+    }
+}
+
+/// Listens on a path. A socket file that nobody listens on any more is replaced.
+///
+/// # Errors
+/// As [`listen_tcp`]; `AddrInUse` when somebody listens, or when the path is something else.
+pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::FileTypeExt;
+    let address = UnixAddr::new(path)?;
+    match open(AddressFamily::Unix, &address, |_| Ok(())) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let is_socket = path.symlink_metadata().is_ok_and(|m| m.file_type().is_socket());
+            match std::os::unix::net::UnixStream::connect(path) {
+                Err(refused) if is_socket && refused.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path)?;
+                    open(AddressFamily::Unix, &address, |_| Ok(()))
+                }
+                _ => Err(error),
+            }
+        }
+        result => result,
+    }
+}
+
+/// Listens on a name without a file.
+///
+/// # Errors
+/// As [`listen_tcp`].
+pub fn listen_abstract(name: &[u8]) -> io::Result<OwnedFd> {
+    open(AddressFamily::Unix, &UnixAddr::new_abstract(name)?, |_| Ok(()))
+}
+
+fn open(
+    family: AddressFamily,
+    address: &dyn SockaddrLike,
+    prepare: impl Fn(&OwnedFd) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    if family != AddressFamily::Unix {
+        // So that a restart need not wait for old connections to be forgotten.
+        setsockopt(&socket, ReuseAddr, &true)?;
+    }
+    prepare(&socket)?;
+    bind(socket.as_raw_fd(), address)?;
+    listen(&socket, Backlog::MAXALLOWABLE)?;
+    Ok(socket)
+}
+
+/// Checks that an inherited socket is a listening stream socket, and makes it non-blocking.
+///
+/// # Errors
+/// `InvalidInput` with what it is instead; else those of the system calls.
+pub fn check_listening(socket: &OwnedFd) -> io::Result<()> {
+    let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match getsockopt(socket, TypeOf) {
+        Ok(SockType::Stream) => {}
+        Ok(_) => return wrong("is not a stream socket; use ListenStream="),
+        Err(_) => return wrong("is not a socket; use ListenStream="),
+    }
+    if !getsockopt(socket, AcceptConn)? {
+        return wrong("is one client's connection, not a listening socket; set Accept=no");
+    }
+    set_nonblocking(socket.as_fd())
+}
+
+/// Sets O_NONBLOCK on the open file that `socket` refers to.
+///
+/// # Errors
+/// Those of `fcntl(2)`.
+pub fn set_nonblocking(socket: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Where a socket listens.
+#[must_use]
+pub fn local(socket: BorrowedFd<'_>) -> Local {
+    let Ok(address) = getsockname::<SockaddrStorage>(socket.as_raw_fd()) else {
+        return Local::Other;
+    };
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Local::Tcp(SocketAddrV4::from(*v4).into());
+    }
+    if let Some(v6) = address.as_sockaddr_in6() {
+        return Local::Tcp(SocketAddrV6::from(*v6).into());
+    }
+    match address.as_unix_addr() {
+        Some(unix) => match (unix.path(), unix.as_abstract()) {
+            (Some(path), _) => Local::Unix(path.to_owned()),
+            (None, Some(name)) => Local::Abstract(name.to_owned()),
+            (None, None) => Local::Other,
+        },
+        None => Local::Other,
+    }
+}
+
+/// What accepting brought.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A client, non-blocking and close-on-exec.
+    Client(OwnedFd),
+    /// Nobody waits.
+    Nobody,
+    /// This client is gone already; the next may be there.
+    Gone,
+    /// The process or the system has no descriptor or memory left.
+    Exhausted(io::Error),
+}
+
+/// Accepts one client.
+///
+/// # Errors
+/// Those of `accept4(2)` that say that the listener itself is unusable.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no address is asked for; the descriptor is borrowed and therefore open.
+    let result = unsafe {
+        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags)
+    };
+    if result >= 0 {
+        // SAFETY: new, and ours alone.
+        return Ok(Accepted::Client(unsafe { OwnedFd::from_raw_fd(result) }));
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => Ok(Accepted::Nobody),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            Ok(Accepted::Exhausted(error))
+        }
+        Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::EFAULT) => {
+            Err(error)
+        }
+        // accept(2): errors that are already pending on the new connection are passed on here.
+        _ => Ok(Accepted::Gone),
+    }
+}
+
+/// A number that stays the same for a client's address: its IP without the port. Clients of Unix
+/// sockets have no address and share one.
+#[must_use]
+pub fn source_of(client: BorrowedFd<'_>) -> u64 {
+    let address = getpeername::<SockaddrStorage>(client.as_raw_fd()).ok();
+    let fold = |bytes: &[u8]| {
+        // FNV-1a (Fowler, Noll, Vo), 64 bits.
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    };
+    match address {
+        Some(address) => match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => fold(&v4.ip().octets()),
+            (None, Some(v6)) => fold(&v6.ip().octets()),
+            (None, None) => 0,
+        },
+        None => 0,
+    }
+}
