@@ -15,7 +15,7 @@ const EXAMPLE: &str = r#"write for example "HTTP/1.1 503 Service Unavailable\r\n
 
 /// Reads the key. `None`: clients wait.
 pub(super) fn read(entry: &Entry<'_>) -> Read<Option<Vec<u8>>> {
-    let text = entry.string("\"wait\"")?;
+    let text = entry.text_of("\"wait\" or the text of an answer", "\"wait\"")?;
     if text == "wait" {
         return Ok(None);
     }

@@ -28,7 +28,7 @@ pub(super) type Read<T> = Result<T, Vec<Fault>>;
 #[derive(Clone)]
 pub(super) struct Section<'a> {
     pub(super) source: &'a Source,
-    /// As in "unknown key … in TITLE".
+    /// As in "unknown key … in TITLE"; empty for the top of a file.
     pub(super) title: String,
     /// Where its header is.
     pub(super) offset: usize,
@@ -40,17 +40,39 @@ impl<'a> Section<'a> {
     pub(super) fn refuse_unknown(&self, known: &[&str], report: &mut Report) {
         for (key, value) in self.table.iter() {
             let name = key.get_ref().as_ref();
-            if known.contains(&name) {
+            if known.contains(&name) || report.only_counts() {
                 continue;
             }
-            let mut mistake =
-                later::key(name).unwrap_or_else(|| keys::unknown(name, &self.title, known));
-            if value.get_ref().is_table() && self.title.starts_with("pool ") {
-                let dotted = "or, for a pool with a dot in its name, write `[pool.\"a.b\"]`";
-                mistake.remedy = mistake.remedy.map(|right| format!("{right}; {dotted}"));
-            }
+            let mistake = later::key(name)
+                .unwrap_or_else(|| self.unknown(name, value.get_ref().is_table(), known));
             self.report(key.span().start, mistake, report);
         }
+    }
+
+    /// The mistake of an unknown key.
+    fn unknown(&self, name: &str, is_table: bool, known: &[&str]) -> Mistake {
+        let is_top = self.title.is_empty();
+        let place = if is_top {
+            "at the top".to_owned()
+        } else {
+            format!("in {}", self.title)
+        };
+        let mut mistake = keys::unknown(name, &place, known);
+        // A table that resembles no key is a pool whose header is not quite right.
+        if is_table && keys::nearest(name, known).is_none() {
+            let header = if is_top {
+                "[pool.NAME]"
+            } else {
+                "[pool.\"a.b\"]"
+            };
+            let pool = if is_top {
+                "a pool"
+            } else {
+                "a pool with a dot in its name"
+            };
+            mistake.remedy = Some(format!("write {header} for {pool}"));
+        }
+        mistake
     }
 
     /// The entry of a key.
@@ -58,6 +80,7 @@ impl<'a> Section<'a> {
         let (written, value) = self.table.get_key_value(key)?;
         Some(Entry {
             key,
+            label: format!("`{key}`"),
             key_offset: written.span().start,
             value,
         })
@@ -94,13 +117,17 @@ impl<'a> Section<'a> {
 
     /// Reports a mistake at a byte of this file.
     pub(super) fn report(&self, offset: usize, mistake: Mistake, report: &mut Report) {
-        report.add(mistake.at(self.source.place(offset)));
+        if !report.only_counts() {
+            report.add(mistake.at(self.source.place(offset)));
+        }
     }
 }
 
 /// One key and its value.
 pub(super) struct Entry<'a> {
     pub(super) key: &'static str,
+    /// What sentences call it: its key, or "an entry of" it.
+    pub(super) label: String,
     pub(super) key_offset: usize,
     pub(super) value: &'a Spanned<DeValue<'a>>,
 }
@@ -125,12 +152,54 @@ impl<'a> Entry<'a> {
 
     /// Refuses the value for being of another type.
     pub(super) fn wrong_type<T>(&self, expected: &str, example: &str) -> Read<T> {
-        Err(vec![wrong_type(self.key, self.value, expected, example)])
+        let article = match self.value.get_ref().type_str() {
+            "integer" => "a number",
+            "float" => "a number with a fraction",
+            "boolean" => "true or false",
+            "datetime" => "a date",
+            "array" => "a list",
+            "table" => "a table",
+            _ => "text",
+        };
+        let meant = meant(self.value.get_ref(), expected).unwrap_or(example.to_owned());
+        self.refuse(
+            format!("{} is {article}, but {expected} is expected", self.label),
+            format!("write for example {meant}"),
+        )
+    }
+
+    /// An element of a list, or of a table.
+    pub(super) fn inner(&self, label: String, value: &'a Spanned<DeValue<'a>>) -> Entry<'a> {
+        Entry {
+            key: self.key,
+            label,
+            key_offset: self.key_offset,
+            value,
+        }
     }
 
     /// Text, not empty, without zero bytes.
     pub(super) fn string(&self, example: &str) -> Read<&'a str> {
-        string(self.key, self.value, example).map_err(|fault| vec![fault])
+        self.text_of("text", example)
+    }
+
+    /// Text of a certain form, not empty, without zero bytes.
+    pub(super) fn text_of(&self, expected: &str, example: &str) -> Read<&'a str> {
+        match self.value.get_ref().as_str() {
+            None => self.wrong_type(expected, example),
+            Some("") => self.refuse(
+                format!("{} has an empty text", self.label),
+                format!("write for example {example}"),
+            ),
+            Some(text) if text.contains('\0') => self.refuse(
+                format!(
+                    "{} has a zero byte, which no program can be given",
+                    self.label
+                ),
+                "remove \\u0000",
+            ),
+            Some(text) => Ok(text),
+        }
     }
 
     /// A list of texts, with their places.
@@ -141,9 +210,10 @@ impl<'a> Entry<'a> {
         let mut faults = Vec::new();
         let mut texts = Vec::new();
         for value in array.iter() {
-            match string(self.key, value, example) {
-                Ok(text) => texts.push((text, value.span().start)),
-                Err(fault) => faults.push(fault),
+            let element = self.inner(format!("an entry of {}", self.label), value);
+            match element.string(example) {
+                Ok(text) => texts.push((text, element.offset())),
+                Err(found) => faults.extend(found),
             }
         }
         if faults.is_empty() {
@@ -169,7 +239,7 @@ impl<'a> Entry<'a> {
         match number.and_then(|number| u64::try_from(number).ok()) {
             Some(number) if bounds.contains(&number) => Ok(number),
             Some(_) | None => self.refuse(
-                format!("`{}` cannot be {}", self.key, quote(&written.to_string())),
+                format!("{} cannot be {}", self.label, quote(&written.to_string())),
                 format!("write a number from {} to {}", bounds.start(), bounds.end()),
             ),
         }
@@ -200,9 +270,9 @@ impl<'a> Entry<'a> {
         );
         match time::parse(text) {
             Some(span) if bounds.contains(&span) => Ok(span),
-            Some(_) => self.refuse(format!("`{}` cannot be {}", self.key, quote(text)), right),
+            Some(_) => self.refuse(format!("{} cannot be {}", self.label, quote(text)), right),
             None => self.refuse(
-                format!("`{}` is {}, which is no time", self.key, quote(text)),
+                format!("{} is {}, which is no time", self.label, quote(text)),
                 right,
             ),
         }
@@ -212,14 +282,14 @@ impl<'a> Entry<'a> {
     pub(super) fn word<T: Copy>(&self, known: &[(&str, T)]) -> Read<T> {
         let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
         let example = format!("\"{}\"", words.first().copied().unwrap_or_default());
-        let text = self.string(&example)?;
+        let text = self.text_of("a word", &example)?;
         if let Some(mistake) = later::word(self.key, text) {
             return self.refuse(mistake.message, mistake.remedy.unwrap_or_default());
         }
         match known.iter().find(|(word, _)| *word == text) {
             Some((_, meaning)) => Ok(*meaning),
             None => {
-                let message = format!("`{}` cannot be {}", self.key, quote(text));
+                let message = format!("{} cannot be {}", self.label, quote(text));
                 let remedy = match keys::nearest(text, &words) {
                     Some(right) => format!("did you mean `{right}`?"),
                     None => format!("write {}", one_of(&words)),
@@ -230,71 +300,28 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Text, not empty, without zero bytes.
-fn string<'a>(key: &str, value: &'a Spanned<DeValue<'a>>, example: &str) -> Result<&'a str, Fault> {
-    let refused = |what: &str, remedy: String| Fault {
-        offset: value.span().start,
-        mistake: Mistake::new(format!("`{key}` {what}"), remedy),
-    };
-    match value.get_ref().as_str() {
-        None => Err(wrong_type(key, value, "text", example)),
-        Some("") => Err(refused(
-            "has an empty text",
-            format!("write for example {example}"),
-        )),
-        Some(text) if text.contains('\0') => Err(refused(
-            "has a zero byte, which no program can be given",
-            "remove \\u0000".to_owned(),
-        )),
-        Some(text) => Ok(text),
-    }
-}
-
-/// The fault of a value of the wrong type. It shows the value as it should be written, if that can
-/// be seen.
-fn wrong_type(key: &str, value: &Spanned<DeValue<'_>>, expected: &str, example: &str) -> Fault {
-    let was = value.get_ref();
-    let article = match was.type_str() {
-        "integer" => "a number",
-        "float" => "a number with a fraction",
-        "boolean" => "true or false",
-        "datetime" => "a date",
-        "array" => "a list",
-        "table" => "a table",
-        _ => "text",
-    };
+/// A value as it was probably meant, if it is simple.
+fn meant(was: &DeValue<'_>, expected: &str) -> Option<String> {
     let text = match was {
-        DeValue::String(text) => Some(text.to_string()),
-        DeValue::Integer(number) => Some(number.to_string()),
-        DeValue::Boolean(truth) => Some(truth.to_string()),
-        DeValue::Float(number) => Some(number.to_string()),
-        DeValue::Datetime(date) => Some(date.to_string()),
-        DeValue::Array(_) | DeValue::Table(_) => None,
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Datetime(date) => date.to_string(),
+        DeValue::Array(_) | DeValue::Table(_) => return None,
     };
-    let simple = text.filter(|text| {
-        !text.is_empty() && text.len() < 60 && !text.contains(['"', '\\', '`', '\0', '\n'])
-    });
-    let meant = match (expected, simple) {
-        ("text", Some(text)) => format!("\"{text}\""),
-        ("a list", Some(text)) => {
+    let is_odd = |c: char| matches!(c, '"' | '\\' | '`') || c.is_control();
+    if text.is_empty() || text.len() > 60 || text.contains(is_odd) {
+        return None;
+    }
+    match expected {
+        "text" => Some(format!("\"{text}\"")),
+        "a list" => {
             // A command as a shell would read it, without its quotes.
-            let words: Vec<String> = text
-                .split_whitespace()
-                .map(|word| format!("\"{word}\""))
-                .collect();
-            format!("[{}]", words.join(", "))
+            let words = text.split_whitespace();
+            let words: Vec<String> = words.map(|word| format!("\"{word}\"")).collect();
+            Some(format!("[{}]", words.join(", ")))
         }
-        (_, _) => example.to_owned(),
-    };
-    let meant = meant
-        .chars()
-        .filter(|c| !c.is_control())
-        .collect::<String>();
-    Fault {
-        offset: value.span().start,
-        mistake: Mistake::new(
-            format!("`{key}` is {article}, but {expected} is expected"),
-            format!("write for example {meant}"),
-        ),
+        _ => None,
     }
 }

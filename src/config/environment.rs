@@ -96,11 +96,7 @@ fn table(entry: &Entry<'_>) -> Read<BTreeMap<String, String>> {
             let offset = key.span().start;
             faults.push(Fault { offset, mistake });
         }
-        let inner = Entry {
-            key: "environment",
-            key_offset: key.span().start,
-            value,
-        };
+        let inner = entry.inner(format!("the variable {}", quote(name)), value);
         // A variable may be empty, other texts may not.
         let read = match value.get_ref().as_str() {
             Some("") => Ok(""),

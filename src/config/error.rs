@@ -147,11 +147,17 @@ pub(super) struct Report {
 impl Report {
     /// Takes in one problem.
     pub(super) fn add(&mut self, problem: Problem) {
-        if self.problems.len() < MOST_PROBLEMS {
+        if !self.only_counts() {
             self.problems.push(problem);
-        } else {
-            self.more += 1;
         }
+    }
+
+    /// Counts one more mistake, if there are enough to tell already. Finding the place and the
+    /// words of each would take long in a large file of rubbish.
+    pub(super) fn only_counts(&mut self) -> bool {
+        let is_full = self.problems.len() >= MOST_PROBLEMS;
+        self.more += usize::from(is_full);
+        is_full
     }
 
     /// Whether something was found.
@@ -209,6 +215,15 @@ pub(super) fn quote_path(path: &Path) -> String {
     }
     quoted.push('`');
     quoted
+}
+
+/// Why the system refused, as part of a sentence: without its number, and in small letters.
+pub(super) fn why(cause: &std::io::Error) -> String {
+    let told = cause.to_string();
+    told.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_lowercase()
 }
 
 /// Alternatives as a sentence has them: `a`, `b` or `c`.

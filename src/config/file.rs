@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, Error};
 
 use super::entry::Section;
-use super::error::{Mistake, Place, Problem, Problems, Report, quote, quote_path};
+use super::error::{Mistake, Place, Problem, Problems, Report, quote, quote_path, why};
 use super::source::Source;
 use super::{Config, Listen, Pool, keys, later, master, pool};
 
@@ -53,7 +53,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 fn beside(path: &Path, report: &mut Report) -> Vec<PathBuf> {
     let directory = path.parent().unwrap_or(Path::new("")).join("conf.d");
     let mut refused = |cause: std::io::Error| {
-        let message = format!("{} cannot be read: {cause}", quote_path(&directory));
+        let message = format!("{} cannot be read: {}", quote_path(&directory), why(&cause));
         let mistake = Mistake::new(message, "make it a readable directory, or remove it");
         report.add(mistake.at(Place::start_of(&directory)));
     };
@@ -100,7 +100,9 @@ fn parse<'a>(source: &'a Source, report: &mut Report) -> Option<DeTable<'a>> {
         }
     }
     for error in first.values() {
-        report.add(syntax(source, error));
+        if !report.only_counts() {
+            report.add(syntax(source, error));
+        }
     }
     // Any other slip leaves values that nobody wrote; their faults would only confuse.
     let only_repeats = errors
@@ -128,7 +130,7 @@ fn syntax(source: &Source, error: &Error) -> Problem {
                 "" => "a value is missing".to_owned(),
                 text => format!("{} is no value", quote(text)),
             },
-            "write texts in quotes, and true and false in small letters",
+            "write a number, true or false, or a text in quotes",
         ),
         "missing escaped value" => (
             "a backslash begins no escape here".to_owned(),
@@ -166,7 +168,7 @@ fn read_tables(
     for (source, table) in tables {
         let top = Section {
             source,
-            title: "the top of the file".to_owned(),
+            title: String::new(),
             offset: 0,
             table,
         };
@@ -233,8 +235,9 @@ fn pools_of<'a>(top: &Section<'a>, report: &mut Report) -> Vec<(&'a str, Section
     for (key, value) in table.iter() {
         let (name, offset) = (key.get_ref().as_ref(), key.span().start);
         let Some(inner) = value.get_ref().as_table() else {
-            let mistake = not_a_pool(name);
-            top.report(offset, mistake, report);
+            if !report.only_counts() {
+                top.report(offset, not_a_pool(name), report);
+            }
             continue;
         };
         if let Err(mistake) = pool::check_name(name) {

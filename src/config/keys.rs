@@ -65,9 +65,9 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("type", "kind"),
 ];
 
-/// The mistake of an unknown key among `known` ones. `section` names where it stands.
-pub(super) fn unknown(key: &str, section: &str, known: &[&str]) -> Mistake {
-    let message = format!("unknown key {} in {section}", quote(key));
+/// The mistake of an unknown key among `known` ones. `place` says where it stands: "in pool `web`".
+pub(super) fn unknown(key: &str, place: &str, known: &[&str]) -> Mistake {
+    let message = format!("unknown key {} {place}", quote(key));
     let remedy = match (
         nearest(key, known),
         nearest(key, MASTER),

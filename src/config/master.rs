@@ -56,7 +56,7 @@ fn idle_exit(entry: &Entry<'_>) -> Read<Option<Duration>> {
     let number = entry.value.get_ref().as_integer().map(ToString::to_string);
     let text = match &number {
         Some(number) => number.as_str(),
-        None => entry.string("\"never\"")?,
+        None => entry.text_of("a word", "\"never\"")?,
     };
     if text == "never" {
         return Ok(None);
@@ -73,7 +73,7 @@ fn idle_exit(entry: &Entry<'_>) -> Read<Option<Duration>> {
 
 fn control_mode(entry: &Entry<'_>) -> Read<u32> {
     let example = "\"0660\"";
-    let text = entry.string(example)?;
+    let text = entry.text_of("a text of octal digits", example)?;
     let is_octal = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     match u32::from_str_radix(text, 8) {
         Ok(mode @ 0..=0o777) if is_octal => Ok(mode),

@@ -153,11 +153,7 @@ fn command(entry: &Entry<'_>) -> Read<Vec<String>> {
             command.push(String::new());
             continue;
         }
-        let argument = Entry {
-            key: entry.key,
-            key_offset: entry.key_offset,
-            value,
-        };
+        let argument = entry.inner(format!("an entry of {}", entry.label), value);
         match argument.string("\"/usr/bin/my-server\"") {
             Ok(text) => command.push(text.to_owned()),
             Err(found) => faults.extend(found),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, User};
 
-use super::error::{Mistake, Problem, quote, quote_path};
+use super::error::{Mistake, Problem, quote, quote_path, why};
 use super::{Config, Places, Pool, answer};
 
 /// Where programs are looked for without any `PATH`.
@@ -111,7 +111,11 @@ fn check_user(name: &str) -> Result<(), Mistake> {
             "create the user, or write another name or a number",
         )),
         Err(cause) => Err(Mistake::new(
-            format!("the user {} cannot be looked up: {cause}", quote(name)),
+            format!(
+                "the user {} cannot be looked up: {}",
+                quote(name),
+                cause.desc()
+            ),
             "write the user's number",
         )),
     }
@@ -128,7 +132,11 @@ fn check_group(name: &str) -> Result<(), Mistake> {
             "create the group, or write another name or a number",
         )),
         Err(cause) => Err(Mistake::new(
-            format!("the group {} cannot be looked up: {cause}", quote(name)),
+            format!(
+                "the group {} cannot be looked up: {}",
+                quote(name),
+                cause.desc()
+            ),
             "write the group's number",
         )),
     }
@@ -138,7 +146,7 @@ fn no_directory(path: &Path) -> Mistake {
     let what = match std::fs::metadata(path) {
         Ok(_) => "is no directory".to_owned(),
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-        Err(cause) => format!("cannot be reached: {cause}"),
+        Err(cause) => format!("cannot be reached: {}", why(&cause)),
     };
     let message = format!("the working directory {} {what}", quote_path(path));
     Mistake::new(message, "create it, or write another one")
@@ -154,7 +162,7 @@ fn check_program(path: &Path) -> Result<(), Mistake> {
             return Err(Mistake::new(message, "install it, or mend the path"));
         }
         Err(cause) => {
-            let message = format!("the program {shown} cannot be reached: {cause}");
+            let message = format!("the program {shown} cannot be reached: {}", why(&cause));
             return Err(Mistake::new(message, "mend the path or its permissions"));
         }
     };

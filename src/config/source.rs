@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::error::{Mistake, Place, Problem, quote_path};
+use super::error::{Mistake, Place, Problem, quote_path, why};
 
 /// The largest file that is read.
 const MOST_BYTES: u64 = 1 << 20;
@@ -95,7 +95,10 @@ fn read_bytes(path: &Path, what: &str) -> Result<Vec<u8>, Mistake> {
             Mistake::new(format!("{what} {shown} does not exist"), remedy)
         } else {
             let remedy = "give the path of a file that the user of rcluster may read";
-            Mistake::new(format!("{what} {shown} cannot be read: {cause}"), remedy)
+            Mistake::new(
+                format!("{what} {shown} cannot be read: {}", why(&cause)),
+                remedy,
+            )
         }
     };
     let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
@@ -119,7 +122,7 @@ fn read_bytes(path: &Path, what: &str) -> Result<Vec<u8>, Mistake> {
     if bytes.len() as u64 > MOST_BYTES {
         return Err(Mistake::new(
             format!("{what} {shown} is larger than 1 MiB"),
-            "give the path of a smaller file, or split it over conf.d",
+            "give the path of a smaller file",
         ));
     }
     Ok(bytes)

@@ -33,12 +33,14 @@ fn refuse(world: &mut World, files: &[(&str, &str)], expected: &[(&str, usize, u
 }
 
 pub(crate) fn around_the_text(world: &mut World) {
+    files_against_each_other(world);
     several_files(world);
     environment_files(world);
     not_text(world);
 }
 
-fn several_files(world: &mut World) {
+/// What one file says again.
+fn files_against_each_other(world: &mut World) {
     let api = "[pool.api]\ncommand = [\"x\"]\n";
     refuse(
         world,
@@ -84,6 +86,10 @@ fn several_files(world: &mut World) {
             "`0.0.0.0:80` is the same as `80` of pool `web` at",
         )],
     );
+}
+
+/// What is wrong in each of several files, or with one of them.
+fn several_files(world: &mut World) {
     refuse(
         world,
         &[
@@ -177,7 +183,7 @@ fn environment_files(world: &mut World) {
         &[(
             "rcluster.toml",
             3,
-            32,
+            33,
             "does not exist; create it, or write `-` before its path",
         )],
     );

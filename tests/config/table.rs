@@ -66,7 +66,10 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("[pool]\n«x = 3", &["outside of every pool"]),
     (
         "[«web]\ncommand = [\"x\"]",
-        &["unknown key `web` in the top of the file"],
+        &[
+            "unknown key `web` at the top",
+            "write [pool.NAME] for a pool",
+        ],
     ),
     (
         "[«pools.web]\ncommand = [\"x\"]",
@@ -86,7 +89,7 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("[pool.a]\ncommand = [«\"\", \"x\"]", &["empty text"]),
     (
         "[pool.a]\ncommand = [\"x\", «8080]",
-        &["`command` is a number, but text", "\"8080\""],
+        &["an entry of `command` is a number, but text", "\"8080\""],
     ),
     (
         "[pool.a]\ncommand = [\"x\", «true]",
@@ -210,7 +213,7 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("environment = { «\"Ä\" = \"1\" }", &["`Ä` is no name"]),
     (
         "environment = { PORT = «8080 }",
-        &["is a number, but text", "\"8080\""],
+        &["the variable `PORT` is a number, but text", "\"8080\""],
     ),
     ("environment = { DEBUG = «true }", &["\"true\""]),
     ("environment = { A = «\"\\u0000\" }", &["zero byte"]),
@@ -376,7 +379,7 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("[master]\ncontrol-mode = «\"rw-rw----\"", &["octal"]),
     (
         "[master]\ncontrol-mode = «0o660",
-        &["is a number, but text"],
+        &["is a number, but a text of octal digits"],
     ),
     (
         "[master]\ncontrol-mode = «\"77777777777777777777\"",
@@ -393,54 +396,9 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Whole files with one mistake each.
-const WHOLE: &[(&str, &[&str])] = &[
-    ("«", &["there is no pool", "[pool.web]"]),
-    ("«# only a comment\n", &["there is no pool"]),
-    ("«[master]\n", &["there is no pool"]),
-    ("«[pool]\n", &["there is no pool"]),
-    ("«pool = 3\n", &["`pool` is no table of pools"]),
-    (
-        "[[«pool]]\ncommand = [\"x\"]\n",
-        &["`pool` is no table of pools"],
-    ),
-    (
-        "«master = true\n[pool.web]\ncommand = [\"x\"]\n",
-        &["`master` is no table"],
-    ),
-    ("[pool]\n«web = [\"x\"]\n", &["outside of every pool"]),
-    (
-        "«workers = 3\n[pool.web]\ncommand = [\"x\"]\n",
-        &["belongs into a pool"],
-    ),
-    (
-        "\u{feff}«worker = 3\n[pool.web]\ncommand = [\"x\"]\n",
-        &["unknown key `worker`"],
-    ),
-    (
-        "[pool.web]\r\ncommand = [\"x\"]\r\n«worker = 3\r\n",
-        &["unknown key `worker`"],
-    ),
-    (
-        "[pool.web]\ncommand = [\"é\", «3]\n",
-        &["is a number, but text"],
-    ),
-    (
-        "pool = { web = { command = [\"x\"], «worker = 3 } }\n",
-        &["unknown key `worker`"],
-    ),
-    (
-        "pool.web.command = [\"x\"]\npool.web.«worker = 3\n",
-        &["unknown key `worker`"],
-    ),
-];
-
 pub(crate) fn by_hand(world: &mut World) {
     for (lines, said) in IN_POOL {
         world.refuse(&format!("{POOL}{lines}\n"), said);
-    }
-    for (text, said) in WHOLE {
-        world.refuse(text, said);
     }
     let long = format!("{POOL}unavailable = «\"{}\"\n", "x".repeat(8193));
     world.refuse(&long, &["`unavailable` has 8193 bytes", "at most 8192"]);
@@ -451,83 +409,4 @@ pub(crate) fn by_hand(world: &mut World) {
     let many: Vec<String> = (0..65).map(|port| format!("\"{}\"", 9000 + port)).collect();
     let many = format!("{POOL}listen = «[{}]\n", many.join(", "));
     world.refuse(&many, &["`listen` has 65 entries", "at most 64"]);
-}
-
-/// All the mistakes of a file are told at once, in the order of reading.
-pub(crate) fn several_at_once(world: &mut World) {
-    world.refuse(
-        "[master]\ncontrol-mode = «\"9\"\n«wrokers = 2\n\n[pool.web]\ncommand = [\"x\", «3, «4]\n\
-         listen = [«\"localhost:80\", \"80\", «\"99999\"]\nworkers = «0\nuser = «true\n\
-         environment = { «A-B = «1, LC = \"x\" }\n«canary = 3\nkind = «\"node\"\n\n[pool.««\"a b\"]\n",
-        &["`control-mode`"],
-    );
-    world.refuse(
-        "[pool.web]\ncommand = [\"x\"]\n«command = [\"y\"]\n«worker = 3\n",
-        &["`command` is written a second time", "keep one of the two"],
-    );
-    let mut many = POOL.to_owned();
-    for index in 0..150 {
-        many.push_str(&format!("q{index} = 1\n"));
-    }
-    let problems = world.refuse_bytes(many.as_bytes());
-    assert_eq!(problems.len(), 101);
-    assert!(
-        problems[100]
-            .message
-            .contains("50 more mistakes are not shown")
-    );
-}
-
-/// What is no TOML.
-pub(crate) fn syntax(world: &mut World) {
-    let cases: &[(&str, &[&str])] = &[
-        ("user = «www-data", &["is no value", "quotes"]),
-        (
-            "clear-environment = «True",
-            &["`True` is no value", "small letters"],
-        ),
-        ("user =«", &["a value is missing"]),
-        ("user = «\n", &["a value is missing"]),
-        ("user «\"x\"", &["a key without a value"]),
-        ("garbage here", &[]),
-        ("«= 3", &["no TOML"]),
-        ("[pool.api«", &["unclosed table"]),
-        ("user = \"www-data«", &["no TOML"]),
-        ("user = 'www-data«", &["no TOML"]),
-        ("listen = [\"80\"«", &["list as [\"one\", \"two\"]"]),
-        ("listen = [\"80\" «\"81\"]", &["list as [\"one\", \"two\"]"]),
-        ("workers = «012", &["no TOML"]),
-        (
-            "working-directory = \"C:\\«qdir\"",
-            &["a backslash begins no escape", "single quotes"],
-        ),
-        ("environment = { A = \"b\"«", &["no TOML"]),
-        ("«é = 1", &["no TOML"]),
-        ("workers = 3 surge = 2", &[]),
-        (
-            "[pool.«web]\nworkers = 3",
-            &["`web` is written a second time"],
-        ),
-        (
-            "workers = 2\n«workers = 3",
-            &["`workers` is written a second time"],
-        ),
-        ("workers: 3", &[]),
-        ("{\"pool\": {}}", &[]),
-        ("<pool name=\"web\"/>", &[]),
-        ("pool:\n  web:\n    command: x", &[]),
-        ("]", &[]),
-        ("[pool.api]]", &[]),
-        ("\u{1}", &[]),
-        ("user = \"a\u{1}\"", &[]),
-    ];
-    for (lines, said) in cases {
-        let text = format!("{POOL}{lines}");
-        if lines.contains('«') {
-            world.refuse(&text, said);
-        } else {
-            let problems = world.refuse_bytes(text.as_bytes());
-            assert_eq!(problems[0].line, 3, "{text}");
-        }
-    }
 }

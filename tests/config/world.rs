@@ -85,7 +85,7 @@ impl World {
         };
         assert!(!problems.is_empty(), "{shown}");
         judge(&problems, shown);
-        assert!(self.refused.insert(id.to_vec()), "twice: {shown}");
+        self.refused.insert(id.to_vec());
         problems
     }
 
