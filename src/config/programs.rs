@@ -65,12 +65,7 @@ impl Pool {
             let path = directory.join(name);
             return check_program(&path).map(|()| path);
         }
-        let own = self.environment.get("PATH").cloned();
-        let inherited = || {
-            let path = std::env::var("PATH").ok();
-            path.filter(|_| !self.clear_environment)
-        };
-        let path = own.or_else(inherited).unwrap_or(DEFAULT_PATH.to_owned());
+        let path = self.search_path(std::env::var("PATH").ok());
         let found = std::env::split_paths(&path)
             .map(|place| directory.join(place).join(name))
             .find(|file| check_program(file).is_ok());
@@ -78,6 +73,13 @@ impl Pool {
             let message = format!("no program {} in PATH ({})", quote(name), quote(&path));
             Mistake::new(message, "install it, or write its whole path")
         })
+    }
+
+    /// The `PATH` that the pool's workers have, when the master has this one.
+    fn search_path(&self, masters: Option<String>) -> String {
+        let own = self.environment.get("PATH").cloned();
+        let inherited = masters.filter(|_| !self.clear_environment);
+        own.or(inherited).unwrap_or(DEFAULT_PATH.to_owned())
     }
 }
 
@@ -176,4 +178,22 @@ fn check_program(path: &Path) -> Result<(), Mistake> {
         return Err(Mistake::new(message, remedy));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_looked_for_where_the_workers_would() {
+        let mut pool = Pool::new("a", vec!["x".to_owned()]);
+        let masters = || Some("/masters".to_owned());
+        assert_eq!(pool.search_path(masters()), "/masters");
+        assert_eq!(pool.search_path(None), DEFAULT_PATH);
+        pool.clear_environment = true;
+        assert_eq!(pool.search_path(masters()), DEFAULT_PATH);
+        let path = ("PATH".to_owned(), "/own".to_owned());
+        pool.environment.extend([path]);
+        assert_eq!(pool.search_path(masters()), "/own");
+    }
 }

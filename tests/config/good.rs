@@ -229,6 +229,11 @@ fn files_of_conf_d_follow_by_name() {
     );
     assert_eq!(config.pool("b").unwrap().command, ["b"]);
     assert_eq!(config.pool("x"), None);
+    for number in (40..80).rev() {
+        world.write(&format!("conf.d/{number}.toml"), "");
+    }
+    let files = world.load().unwrap().files;
+    assert!(files.len() == 44 && files[1..].is_sorted(), "{files:?}");
 }
 
 #[test]

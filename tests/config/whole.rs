@@ -63,6 +63,15 @@ pub(crate) fn several_at_once(world: &mut World) {
         "[pool.web]\ncommand = [\"x\"]\n«command = [\"y\"]\n«worker = 3\n",
         &["`command` is written a second time", "keep one of the two"],
     );
+    // One mistake makes no second one of what depends on it.
+    world.refuse(
+        &format!("{POOL}unavailable = «5\nunavailable-after = «0\n"),
+        &["`unavailable` is a number"],
+    );
+    world.refuse(
+        &format!("{POOL}unavailable = «5\nunavailable-after = 5\n"),
+        &["`unavailable` is a number"],
+    );
     let mut many = POOL.to_owned();
     for index in 0..150 {
         many.push_str(&format!("q{index} = 1\n"));
