@@ -2,7 +2,12 @@
 
 #[cfg(feature = "daemon")]
 pub mod config;
+mod error;
 #[cfg(feature = "daemon")]
 pub mod supervisor;
 mod sys;
 pub mod wire;
+pub mod worker;
+
+pub use error::{Error, Result};
+pub use worker::{Connection, Worker};

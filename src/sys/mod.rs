@@ -15,3 +15,4 @@ pub mod poller;
 #[cfg(feature = "daemon")]
 pub mod process;
 pub mod shared;
+pub mod socket;
