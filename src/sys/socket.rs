@@ -31,7 +31,9 @@ pub fn family_of(socket: BorrowedFd<'_>) -> io::Result<Family> {
     match (kind, name.family()) {
         (SockType::Stream, Some(AddressFamily::Inet | AddressFamily::Inet6)) => Ok(Family::Tcp),
         (SockType::Stream, Some(AddressFamily::Unix)) => Ok(Family::Unix),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is neither a TCP nor a Unix stream")),
+        _ => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "it is neither a TCP nor a Unix stream"))
+        }
     }
 }
 

@@ -250,10 +250,9 @@ impl Held {
 
     /// A read brought `count` bytes, or the end.
     pub fn note_read(&self, count: usize) {
-        if count > 0 && self.asking.load(Relaxed) && self.asking.swap(false, Relaxed) {
-            if self.link.seat.add_request() {
-                self.link.retire();
-            }
+        let begins = count > 0 && self.asking.load(Relaxed) && self.asking.swap(false, Relaxed);
+        if begins && self.link.seat.add_request() {
+            self.link.retire();
         }
         self.touch();
     }

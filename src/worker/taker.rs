@@ -137,7 +137,9 @@ impl Taker {
             self.link.note_swallowed();
             if swallowed {
                 self.high = true;
-                eprintln!("rcluster: a connection was lost, this worker's descriptor table is full");
+                eprintln!(
+                    "rcluster: a connection was lost, this worker's descriptor table is full"
+                );
             } else {
                 self.complain("a connection without a descriptor");
             }

@@ -119,7 +119,7 @@ async fn receive(
         let taken = channel.try_io(Interest::READABLE, || match taker.take()? {
             // Makes tokio wait for the next event.
             Taken::Empty => Err(io::ErrorKind::WouldBlock.into()),
-            taken => Ok(taken),
+            taken @ (Taken::Connection(_) | Taken::Other | Taken::Full | Taken::Over) => Ok(taken),
         });
         match taken {
             Ok(Taken::Connection(fresh)) => match Stream::new(fresh) {
