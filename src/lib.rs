@@ -2,6 +2,9 @@
 
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+#[doc(hidden)]
+pub mod demo;
 mod error;
 #[cfg(feature = "daemon")]
 pub mod supervisor;

@@ -25,7 +25,7 @@ mod link;
 mod pool;
 mod taker;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(feature = "tokio")]
 mod tokio;
 

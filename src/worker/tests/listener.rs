@@ -62,6 +62,21 @@ fn no_connection_is_lost_at_a_drain() {
 }
 
 #[test]
+fn axum_sees_no_connection_that_is_silent() {
+    use axum::serve::Listener;
+    let runtime = multi_thread();
+    let (master, worker) = cluster();
+    let mut listener = runtime.block_on(async { worker.into_listener().unwrap() });
+    let _silent = master.dispatch();
+    let mut talker = master.dispatch();
+    assert!(master.hear_ready() > 0);
+    master.until(|counts| counts.taken == 2);
+    talker.write_all(REQUEST).unwrap();
+    let (_, address) = runtime.block_on(listener.accept());
+    assert_eq!(address, talker.local_addr().unwrap());
+}
+
+#[test]
 fn connect_info_works_as_with_a_tcp_listener() {
     let runtime = multi_thread();
     let (master, worker) = cluster();

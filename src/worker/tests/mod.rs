@@ -86,11 +86,16 @@ impl Master {
 
     /// Connects a client, accepts it as the real master does (non-blocking), passes it on.
     pub fn dispatch(&self) -> TcpStream {
+        self.connect_through(self)
+    }
+
+    /// The same, with the descriptor passed by another master: one with two listeners.
+    pub fn connect_through(&self, other: &Master) -> TcpStream {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(LONG)).unwrap();
         let (server, _) = self.listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
-        self.pass(&ToWorker::Connection { listener: "web" }.encode(), server.as_fd());
+        other.pass(&ToWorker::Connection { listener: "web" }.encode(), server.as_fd());
         client
     }
 
@@ -114,17 +119,15 @@ impl Master {
             if let Some(message) = self.hear_now() {
                 return message;
             }
-            let until = std::time::Duration::from_secs(20);
-            wait_readable(&[self.end.as_fd()], Some(until)).unwrap();
+            wait_readable(&[self.end.as_fd()], Some(LONG)).unwrap();
             assert!(readable(self.end.as_fd()), "the worker says nothing");
         }
     }
 
     pub fn hear_ready(&self) -> u32 {
-        match self.hear() {
-            ToMaster::Ready { limit, .. } => limit,
-            other => panic!("{other:?}"),
-        }
+        let message = self.hear();
+        let ToMaster::Ready { limit, .. } = message else { panic!("{message:?}") };
+        limit
     }
 
     /// Waits, by the credit handshake, until the counters are as wished. Eats ROOMs.
@@ -143,9 +146,9 @@ impl Master {
     /// The next message that is no ROOM.
     pub fn hear_other(&self) -> ToMaster {
         loop {
-            match self.hear() {
-                ToMaster::Room => {}
-                other => return other,
+            let message = self.hear();
+            if message != ToMaster::Room {
+                return message;
             }
         }
     }
