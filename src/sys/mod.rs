@@ -17,3 +17,4 @@ pub mod poller;
 #[cfg(feature = "daemon")]
 pub mod process;
 pub mod shared;
+pub mod socket;

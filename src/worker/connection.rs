@@ -1,0 +1,256 @@
+//! A client's connection, owned by whoever answers it.
+//!
+//! Owning it is counting it: the master sends no more than the worker announced to hold, and
+//! dropping the connection gives the place back. It reads and writes like the socket that it is.
+//!
+//! A server of many requests per connection asks [`Connection::wait`] between two requests; that is
+//! where a drain ends it, and the only place where it can end without losing a request that has
+//! been read. A request is counted when bytes are read first, and again when bytes are read after
+//! a write: right for protocols of question and answer, a fair guess for others.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::address::Address;
+use super::link::Held;
+use super::taker::{Fresh, now};
+use crate::sys::socket::{Family, Peeked, family_of, peek, wait_readable};
+
+/// A client's connection. Dropping it closes it and makes room for another.
+///
+/// A socket that is closed while bytes of the client lie unread in it is *reset* by the kernel, and
+/// a reset may overtake the answer. Who answers without having read everything shuts down writing
+/// first ([`Connection::shutdown`]), then reads until the end, within bounds.
+#[derive(Debug)]
+pub struct Connection {
+    // Closed before `held` is dropped: finished means closed.
+    socket: Socket,
+    listener: Arc<str>,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What came while a connection was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// There are bytes to read.
+    Bytes,
+    /// The client has closed or reset it.
+    Closed,
+    /// The worker is draining and the client has asked nothing: close it.
+    Draining,
+}
+
+impl Connection {
+    pub(super) fn new(fresh: Fresh) -> io::Result<Connection> {
+        let Fresh { socket, listener, held } = fresh;
+        let socket = match family_of(socket.as_fd())? {
+            Family::Tcp => Socket::Tcp(TcpStream::from(socket)),
+            Family::Unix => Socket::Unix(UnixStream::from(socket)),
+        };
+        // The master accepts non-blocking sockets, and that travels with them.
+        match &socket {
+            Socket::Tcp(stream) => stream.set_nonblocking(false)?,
+            Socket::Unix(stream) => stream.set_nonblocking(false)?,
+        }
+        Ok(Connection { socket, listener, held })
+    }
+
+    /// The name of the listener that accepted it.
+    #[must_use]
+    pub fn listener(&self) -> &str {
+        &self.listener
+    }
+
+    /// The client's address.
+    ///
+    /// # Errors
+    /// `NotConnected` when the client has gone already, else those of `getpeername(2)`.
+    pub fn peer(&self) -> io::Result<Address> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.peer_addr().map(Address::Tcp),
+            Socket::Unix(stream) => stream.peer_addr().map(|it| Address::of_unix(&it)),
+        }
+    }
+
+    /// The address at which it arrived.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    pub fn local(&self) -> io::Result<Address> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.local_addr().map(Address::Tcp),
+            Socket::Unix(stream) => stream.local_addr().map(|it| Address::of_unix(&it)),
+        }
+    }
+
+    /// The TCP port at which it arrived.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.local().ok().and_then(|address| address.port())
+    }
+
+    /// Whether the worker was told to finish what it has in hand: answer, and say that this was
+    /// the last answer, where the protocol can say so.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.held.link().drain_told().is_some()
+    }
+
+    /// Asks the master to replace this worker.
+    pub fn retire(&self) {
+        self.held.link().retire();
+    }
+
+    /// Shuts down reading, writing or both.
+    ///
+    /// # Errors
+    /// Those of `shutdown(2)`.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.shutdown(how),
+            Socket::Unix(stream) => stream.shutdown(how),
+        }
+    }
+
+    /// Bounds every read and every [`Connection::wait`]; `None`: they wait as long as it takes.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bound of zero.
+    pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.set_read_timeout(limit),
+            Socket::Unix(stream) => stream.set_read_timeout(limit),
+        }
+    }
+
+    /// Bounds every write.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a bound of zero.
+    pub fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.set_write_timeout(limit),
+            Socket::Unix(stream) => stream.set_write_timeout(limit),
+        }
+    }
+
+    /// Waits between two requests for the next one. Only ask when everything read so far has been
+    /// dealt with: bytes in a buffer of your own are not seen here.
+    ///
+    /// A connection that has not sent a byte yet is waited for even while draining, since its
+    /// first request may be on the way; until shortly before the drain's deadline, or ten seconds
+    /// when the master is dead. Bytes that are there always go before [`Wait::Draining`].
+    ///
+    /// # Errors
+    /// `TimedOut` when the bound of [`Connection::set_read_timeout`] has passed, else those of
+    /// `poll(2)` and `recv(2)`.
+    pub fn wait(&self) -> io::Result<Wait> {
+        let idle = match &self.socket {
+            Socket::Tcp(stream) => stream.read_timeout()?,
+            Socket::Unix(stream) => stream.read_timeout()?,
+        };
+        let idle_until = idle.and_then(|idle| now().checked_add(idle));
+        loop {
+            // The drain before the socket: a request that came first is then always seen.
+            let drain = self.held.link().drain_told();
+            match peek(self.as_fd())? {
+                Peeked::Bytes => return Ok(Wait::Bytes),
+                Peeked::End => return Ok(Wait::Closed),
+                Peeked::Nothing => {}
+            }
+            let now = now();
+            let drained_at = match drain {
+                Some(_) if self.held.is_touched() => return Ok(Wait::Draining),
+                Some(drain) => drain.silent_until,
+                None => None,
+            };
+            if drained_at.is_some_and(|at| at <= now) {
+                return Ok(Wait::Draining);
+            }
+            if idle_until.is_some_and(|at| at <= now) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let next = [drained_at, idle_until].into_iter().flatten().min();
+            let limit = next.map(|at| at.saturating_duration_since(now));
+            match drain {
+                // The bell rings on; it would end every wait.
+                Some(_) => wait_readable(&[self.as_fd()], limit)?,
+                None => wait_readable(&[self.as_fd(), self.held.link().bell()], limit)?,
+            }
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for &Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = match &self.socket {
+            Socket::Tcp(stream) => (&*stream).read(buffer),
+            Socket::Unix(stream) => (&*stream).read(buffer),
+        };
+        if let Ok(count) = result {
+            self.held.note_read(count);
+        }
+        result
+    }
+}
+
+impl Write for &Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.held.note_write();
+        match &self.socket {
+            Socket::Tcp(stream) => (&*stream).write(bytes),
+            Socket::Unix(stream) => (&*stream).write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.held.note_write();
+        match &self.socket {
+            Socket::Tcp(stream) => (&*stream).write_vectored(slices),
+            Socket::Unix(stream) => (&*stream).write_vectored(slices),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,317 @@
+//! The library for programs that are started as workers.
+//!
+//! A worker says READY, receives connections over its channel, answers them, and on DRAIN finishes
+//! what it has in hand and leaves. It never listens, never accepts and never stops early: when the
+//! master dies it finishes what it has, too.
+//!
+//! ```text
+//!             ┌ ready()         a thread per connection, from a pool
+//! channel ─▶ taker ─▶ connections()   an iterator, for threads of your own
+//!             ├ into_incoming() tokio streams           (feature `tokio`)
+//!             └ into_listener() for `axum::serve`       (feature `axum`)
+//!                  └─ every connection holds a place in the link, which counts and says DRAINED
+//! ```
+//!
+//! * [`link`]: what is owed to the master. · [`taker`]: messages in. · [`pool`]: threads.
+//! * [`connection`], [`address`]: what an author sees.
+//!
+//! The blocking core knows nothing of tokio, and needs nix alone.
+
+mod address;
+#[cfg(feature = "axum")]
+mod axum;
+mod connection;
+mod link;
+mod pool;
+mod taker;
+#[cfg(test)]
+pub(crate) mod tests;
+#[cfg(feature = "tokio")]
+mod tokio;
+
+use std::ops::ControlFlow;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc;
+
+pub use self::address::Address;
+#[cfg(feature = "axum")]
+pub use self::axum::{Channel, Listener, Peer};
+pub use self::connection::{Connection, Wait};
+#[cfg(feature = "tokio")]
+pub use self::tokio::{Draining, Incoming, Stream};
+
+use self::link::{Drain, Link};
+use self::pool::Pool;
+use self::taker::{Fresh, Taker, now};
+use crate::error::{Error, Result};
+use crate::sys::ancillary::take_from_env;
+use crate::sys::limits::raise_descriptor_limit;
+use crate::wire::channel::End;
+use crate::wire::message::ToMaster;
+use crate::wire::scoreboard::{STRIDE, Scoreboard};
+use crate::wire::{
+    CHANNEL_VARIABLE, GENERATION_VARIABLE, POOL_VARIABLE, SCOREBOARD_VARIABLE, SEAT_VARIABLE,
+    SLOT_VARIABLE,
+};
+
+/// Threads that [`Worker::ready`] uses at most, unless told otherwise.
+pub const THREADS_DEFAULT: u32 = 256;
+
+/// This process as a worker of rcluster.
+///
+/// ```no_run
+/// use std::io::Write;
+///
+/// fn main() -> rcluster::Result<()> {
+///     rcluster::Worker::from_env()?.ready(|mut connection| connection.write_all(b"hello\n"))
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Worker {
+    link: Arc<Link>,
+    place: Place,
+    /// The board's size, told in READY.
+    board: u32,
+    descriptor_limit: u64,
+    threads: u32,
+    limit: Option<u32>,
+    /// Connections are handed out when their first bytes are there.
+    #[cfg(feature = "tokio")]
+    readable: bool,
+    /// Somebody was promised to learn of the drain.
+    #[cfg(feature = "tokio")]
+    graceful: AtomicBool,
+}
+
+/// Where in the cluster this worker stands.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    pool: String,
+    slot: u32,
+    generation: u64,
+}
+
+impl Worker {
+    /// Takes the channel that the master left for this process. Once per process.
+    ///
+    /// Raises the soft limit of open descriptors to the hard one, since every connection is one.
+    ///
+    /// # Errors
+    /// When this process was not started by rcluster, when it has been called before, or when the
+    /// master is of another layout than this library knows.
+    pub fn from_env() -> Result<Worker> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        if std::env::var_os(CHANNEL_VARIABLE).is_none() {
+            return Err(Error::new(
+                "this program is a worker: start it with `rcluster run -- COMMAND`, which hands \
+                 it its connections",
+            ));
+        }
+        let seat: Option<u32> = number(SEAT_VARIABLE)?;
+        let seat = seat.ok_or_else(|| Error::new(format!("{SEAT_VARIABLE} is not set")))?;
+        let place = Place {
+            pool: std::env::var(POOL_VARIABLE).unwrap_or_default(),
+            slot: number(SLOT_VARIABLE)?.unwrap_or_default(),
+            generation: number(GENERATION_VARIABLE)?.unwrap_or_default(),
+        };
+        if TAKEN.swap(true, SeqCst) {
+            return Err(Error::new("the worker's channel was taken before; keep the first Worker"));
+        }
+        let take = |name: &str| {
+            let sentence = "cannot take over what the master handed to this worker";
+            take_from_env(name).map_err(|error| Error::new(sentence).because(error))
+        };
+        let channel = End::new(take(CHANNEL_VARIABLE)?);
+        let board = Scoreboard::open(take(SCOREBOARD_VARIABLE)?).map_err(|error| {
+            Error::new(
+                "the rcluster that started this worker counts differently; build the worker with \
+                 the rcluster crate of the installed version",
+            )
+            .because(error)
+        })?;
+        Worker::new(channel, &board, seat, place)
+    }
+
+    fn new(channel: End, board: &Scoreboard, seat: u32, place: Place) -> Result<Worker> {
+        let words = board.seat(seat)?;
+        Ok(Worker {
+            link: Arc::new(Link::new(channel, words)?),
+            place,
+            board: u32::try_from(board.size()).unwrap_or(u32::MAX),
+            descriptor_limit: raise_descriptor_limit()?,
+            threads: THREADS_DEFAULT,
+            limit: None,
+            #[cfg(feature = "tokio")]
+            readable: false,
+            #[cfg(feature = "tokio")]
+            graceful: AtomicBool::new(false),
+        })
+    }
+
+    /// The name of the pool that this worker belongs to.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        &self.place.pool
+    }
+
+    /// The slot that it fills, from 1.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.place.slot
+    }
+
+    /// The generation that it was started for.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.place.generation
+    }
+
+    /// How many threads [`Worker::ready`] uses at most, at least one. They are started on demand.
+    #[must_use]
+    pub fn threads(self, threads: u32) -> Worker {
+        Worker { threads: threads.max(1), ..self }
+    }
+
+    /// How many connections this worker holds at once, at least one: the master sends no more.
+    ///
+    /// Unless told otherwise: with [`Worker::ready`] one per thread, with [`Worker::connections`]
+    /// one, with tokio as many as half of the descriptors that the process may open. Never more
+    /// than that half: handlers need descriptors, too.
+    #[must_use]
+    pub fn limit(self, connections: u32) -> Worker {
+        Worker { limit: Some(connections.max(1)), ..self }
+    }
+
+    /// Something to keep while the worker serves: it asks for a replacement.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.link))
+    }
+
+    /// Says READY and has every connection handled, on a thread of its own, until drained.
+    ///
+    /// What the handler returns is dropped: that a client hung up is no event. A handler that
+    /// panics loses its connection alone.
+    ///
+    /// Answers when the master said DRAIN (or died) and every connection is closed.
+    ///
+    /// # Errors
+    /// When the channel fails.
+    pub fn ready<R>(self, handler: impl Fn(Connection) -> R + Send + Sync + 'static) -> Result<()> {
+        let threads = self.bounded(self.threads);
+        let handler = move |connection| drop(handler(connection));
+        let pool = Pool::new(threads as usize, Box::new(handler));
+        let mut taker = self.announce(self.limit.map_or(threads, |limit| self.bounded(limit)));
+        taker.run(|fresh| {
+            if let Some(connection) = adopt(fresh) {
+                pool.give(connection);
+            }
+            ControlFlow::Continue(())
+        })?;
+        self.link.wait_over();
+        Ok(())
+    }
+
+    /// Says READY and lends the connections out, for programs with threads of their own.
+    ///
+    /// [`Worker::limit`] says how many may be out at once, one if nothing is said: right for a
+    /// loop that answers one after the other.
+    ///
+    /// # Errors
+    /// When the system refuses the thread that receives.
+    pub fn connections(self) -> Result<Connections> {
+        let mut taker = self.announce(self.bounded(self.limit.unwrap_or(1)));
+        let (sender, receiver) = mpsc::channel();
+        let receive = move || {
+            let run = taker.run(|fresh| match adopt(fresh).map(|it| sender.send(it)) {
+                Some(Ok(())) | None => ControlFlow::Continue(()),
+                // The iterator is gone.
+                Some(Err(mpsc::SendError(_))) => ControlFlow::Break(()),
+            });
+            if let Err(error) = run {
+                eprintln!("rcluster: the channel to the master failed: {error}");
+                taker.link().drain(Drain::orphaned(now()));
+            }
+        };
+        std::thread::Builder::new().name("rcluster-receiver".into()).spawn(receive)?;
+        Ok(Connections { receiver, link: self.link })
+    }
+
+    /// Tells the master that this worker is ready and how many connections it holds.
+    fn announce(&self, limit: u32) -> Taker {
+        let stride = u32::try_from(STRIDE).unwrap_or(u32::MAX);
+        self.link.say(&ToMaster::Ready { limit, stride, board: self.board });
+        Taker::new(Arc::clone(&self.link), self.descriptor_limit)
+    }
+
+    /// `limit`, as far as half of the descriptor table allows.
+    fn bounded(&self, limit: u32) -> u32 {
+        let half = u32::try_from(self.descriptor_limit / 2).unwrap_or(u32::MAX);
+        limit.min(half).max(1)
+    }
+}
+
+/// Connections, as they come.
+///
+/// Ends when the worker is drained: the master said so, and every connection that this iterator
+/// lent out is dropped. A program may end then, and must not before: leaving the loop early drops
+/// clients ([`Handle::retire`] is the way out). So do not keep connections in the thread that
+/// iterates while asking for the next.
+#[derive(Debug)]
+pub struct Connections {
+    receiver: mpsc::Receiver<Connection>,
+    link: Arc<Link>,
+}
+
+impl Iterator for Connections {
+    type Item = Connection;
+
+    fn next(&mut self) -> Option<Connection> {
+        match self.receiver.recv() {
+            Ok(connection) => Some(connection),
+            Err(mpsc::RecvError) => {
+                self.link.wait_over();
+                None
+            }
+        }
+    }
+}
+
+/// A way to speak to the master from anywhere in the program.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Link>);
+
+impl Handle {
+    /// Asks the master to replace this worker: it starts another, then tells this one to drain.
+    pub fn retire(&self) {
+        self.0.retire();
+    }
+
+    /// Whether the worker was told to finish what it has in hand.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.0.drain_told().is_some()
+    }
+}
+
+/// Makes a connection of what came, and closes what is none.
+fn adopt(fresh: Fresh) -> Option<Connection> {
+    let made = Connection::new(fresh);
+    made.inspect_err(|error| eprintln!("rcluster: closed a descriptor from the master: {error}"))
+        .ok()
+}
+
+/// The number in an environment variable, if it is set.
+fn number<T: FromStr>(name: &str) -> Result<Option<T>> {
+    match std::env::var(name) {
+        Ok(text) => match text.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(Error::new(format!("{name}={text} is no number"))),
+        },
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(error) => Err(Error::new(format!("{name} cannot be read")).because(error)),
+    }
+}

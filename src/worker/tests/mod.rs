@@ -1,0 +1,187 @@
+//! A fake master in the test's own process: it holds the other end of the channel, a duplicate of
+//! the worker's end (as the real one does) and the board, and does what it is told.
+
+#[cfg(feature = "tokio")]
+mod asynchronous;
+mod blocking;
+#[cfg(feature = "axum")]
+mod listener;
+#[cfg(feature = "daemon")]
+mod process;
+mod table;
+
+use std::io::{IoSlice, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use super::{Place, Worker};
+use crate::sys::socket::wait_readable;
+use crate::wire::channel::{End, Received, pair};
+use crate::wire::message::{LENGTH_MAX, ToMaster, ToWorker};
+use crate::wire::scoreboard::{Counts, Scoreboard, SeatWords};
+
+/// Longer than anything here takes; a test that waits this long has failed.
+pub const LONG: Duration = Duration::from_secs(20);
+
+pub struct Master {
+    end: End,
+    duplicate: OwnedFd,
+    board: Scoreboard,
+    pub seat: SeatWords,
+    listener: TcpListener,
+}
+
+const SEAT: u32 = 7;
+
+/// A worker and its master; the worker has not said READY yet.
+pub fn cluster() -> (Master, Worker) {
+    cluster_with_request_limit(0)
+}
+
+pub fn cluster_with_request_limit(limit: u64) -> (Master, Worker) {
+    let (master, channel) = Master::new(limit);
+    let board = Scoreboard::open(master.board.as_fd().try_clone_to_owned().unwrap()).unwrap();
+    let place = Place { pool: "web".into(), slot: 1, generation: 3 };
+    (master, Worker::new(End::new(channel), &board, SEAT, place).unwrap())
+}
+
+impl Master {
+    pub fn new(request_limit: u64) -> (Master, OwnedFd) {
+        let (end, channel) = pair().unwrap();
+        let board = Scoreboard::create().unwrap();
+        let seat = board.seat(SEAT).unwrap();
+        seat.clear(request_limit);
+        let master = Master {
+            end: End::new(end),
+            duplicate: channel.try_clone().unwrap(),
+            board,
+            seat,
+            listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+        };
+        (master, channel)
+    }
+
+    pub fn say(&self, message: &ToWorker<'_>) {
+        self.say_bytes(&message.encode());
+    }
+
+    pub fn say_bytes(&self, bytes: &[u8]) {
+        self.end.send(bytes).unwrap();
+    }
+
+    pub fn drain(&self, deadline: Duration) {
+        self.say(&ToWorker::Drain { deadline });
+    }
+
+    pub fn pass(&self, message: &[u8], descriptor: BorrowedFd<'_>) {
+        let rights = [descriptor.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&rights)];
+        let slices = [IoSlice::new(message)];
+        let end = self.end.as_fd().as_raw_fd();
+        sendmsg::<()>(end, &slices, &control, MsgFlags::MSG_DONTWAIT, None).unwrap();
+    }
+
+    /// Connects a client, accepts it as the real master does (non-blocking), passes it on.
+    pub fn dispatch(&self) -> TcpStream {
+        self.connect_through(self)
+    }
+
+    /// The same, with the descriptor passed by another master: one with two listeners.
+    pub fn connect_through(&self, other: &Master) -> TcpStream {
+        let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(LONG)).unwrap();
+        let (server, _) = self.listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        other.pass(&ToWorker::Connection { listener: "web" }.encode(), server.as_fd());
+        client
+    }
+
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
+    }
+
+    /// The next message, if one is there.
+    pub fn hear_now(&self) -> Option<ToMaster> {
+        let mut buffer = [0; LENGTH_MAX];
+        match self.end.receive(&mut buffer).unwrap() {
+            Received::Message { len, .. } => Some(ToMaster::decode(&buffer[..len]).unwrap()),
+            Received::Empty => None,
+            Received::Closed => panic!("the worker is gone"),
+        }
+    }
+
+    /// The next message.
+    pub fn hear(&self) -> ToMaster {
+        loop {
+            if let Some(message) = self.hear_now() {
+                return message;
+            }
+            wait_readable(&[self.end.as_fd()], Some(LONG)).unwrap();
+            assert!(readable(self.end.as_fd()), "the worker says nothing");
+        }
+    }
+
+    pub fn hear_ready(&self) -> u32 {
+        let message = self.hear();
+        let ToMaster::Ready { limit, .. } = message else { panic!("{message:?}") };
+        limit
+    }
+
+    /// Waits, by the credit handshake, until the counters are as wished. Eats ROOMs.
+    pub fn until(&self, wished: impl Fn(Counts) -> bool) -> Counts {
+        loop {
+            self.seat.set_waiting(true);
+            let counts = self.seat.counts();
+            if wished(counts) {
+                self.seat.set_waiting(false);
+                return counts;
+            }
+            assert_eq!(self.hear(), ToMaster::Room, "at {counts:?}");
+        }
+    }
+
+    /// The next message that is no ROOM.
+    pub fn hear_other(&self) -> ToMaster {
+        loop {
+            let message = self.hear();
+            if message != ToMaster::Room {
+                return message;
+            }
+        }
+    }
+
+    /// Dies as by SIGKILL: all its descriptors are closed.
+    pub fn die(self) {
+        drop(self.duplicate);
+        drop(self.end);
+    }
+}
+
+fn readable(source: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    poll(&mut [PollFd::new(source, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
+}
+
+/// Reads a line's worth of bytes.
+pub fn read_exact<const N: usize>(mut stream: impl Read) -> [u8; N] {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+pub fn read_all(mut stream: impl Read) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Answers every byte by its capital, as a keep-alive protocol: one byte, one request.
+pub fn capitals(mut connection: super::Connection) {
+    while let Ok(super::Wait::Bytes) = connection.wait() {
+        let [byte] = read_exact(&connection);
+        connection.write_all(&[byte.to_ascii_uppercase()]).unwrap();
+    }
+}

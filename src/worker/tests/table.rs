@@ -1,0 +1,95 @@
+//! A full descriptor table. The limit is the process', so each story runs in a process of its own.
+
+use std::ops::ControlFlow;
+use std::process::Command;
+use std::sync::Arc;
+
+use nix::sys::resource::{Resource, setrlimit};
+
+use super::super::link::Link;
+use super::super::taker::{Taken, Taker};
+use super::*;
+
+const CHILD: &str = "RCLUSTER_TEST_CHILD";
+
+/// Runs the test of this name again in a process of its own; `true`: this is that process.
+fn alone(name: &str) -> bool {
+    if std::env::var(CHILD).is_ok() {
+        return true;
+    }
+    let name = format!("worker::tests::table::{name}");
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &name, "--test-threads=1", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "{text}");
+    false
+}
+
+/// Opens descriptors until no more are given.
+fn fill() -> Vec<OwnedFd> {
+    let mut all = vec![pair().unwrap().0];
+    while let Ok(another) = all[0].try_clone() {
+        all.push(another);
+    }
+    all
+}
+
+fn taker(master: &Master, channel: OwnedFd, descriptor_limit: u64) -> Taker {
+    let link = Link::new(End::new(channel), master.seat.clone()).unwrap();
+    Taker::new(Arc::new(link), descriptor_limit)
+}
+
+/// Nothing is received, hence nothing lost, until there is a descriptor to receive it.
+#[test]
+fn a_full_table_leaves_clients_in_the_channel() {
+    if !alone("a_full_table_leaves_clients_in_the_channel") {
+        return;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+    let (master, channel) = Master::new(0);
+    let mut taker = taker(&master, channel, 64);
+    let mut clients = vec![master.dispatch(), master.dispatch()];
+    let mut filler = fill();
+    assert!(matches!(taker.take().unwrap(), Taken::Full));
+    assert_eq!(master.seat.counts(), Counts::default());
+    filler.pop();
+    let Taken::Connection(first) = taker.take().unwrap() else { panic!("there was room") };
+    assert!(matches!(taker.take().unwrap(), Taken::Full), "and now there is none");
+    // Another thread waits for it, as `run` does, and a finished connection wakes it.
+    let waiting = std::thread::spawn(move || {
+        let mut got = None;
+        let run = taker.run(|fresh| {
+            got = Some(fresh);
+            ControlFlow::Break(())
+        });
+        run.map(|()| got)
+    });
+    drop(first.socket);
+    drop(first.held);
+    assert!(waiting.join().unwrap().unwrap().is_some());
+    drop(filler);
+    clients.clear();
+}
+
+#[test]
+fn a_swallowed_connection_gives_its_credit_back() {
+    if !alone("a_swallowed_connection_gives_its_credit_back") {
+        return;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+    let (master, channel) = Master::new(0);
+    // As if the limit were far: it looks once, before the first.
+    let mut taker = taker(&master, channel, 1 << 20);
+    let _clients = [master.dispatch(), master.dispatch()];
+    let Taken::Connection(_first) = taker.take().unwrap() else { panic!("there was room") };
+    let filler = fill();
+    assert!(matches!(taker.take().unwrap(), Taken::Other), "swallowed");
+    let counts = master.seat.counts();
+    assert_eq!((counts.taken, counts.finished, counts.progress), (2, 1, 2));
+    assert!(matches!(taker.take().unwrap(), Taken::Full), "and it has become careful");
+    drop(filler);
+}
