@@ -54,11 +54,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// A configuration of one pool without any file.
-    pub fn of_pool(pool: Pool) -> Config {
+    /// A configuration of these pools without any file.
+    pub fn of_pools(pools: Vec<Pool>) -> Config {
         Config {
             master: MasterSettings::default(),
-            pools: vec![pool],
+            pools,
             files: Vec::new(),
         }
     }

@@ -206,10 +206,15 @@ impl Daemon {
         client: Option<(u64, bool)>,
     ) -> Result<Option<String>, String> {
         let config = self.source.load().map_err(|problems| {
-            for problem in problems.iter() {
+            for problem in &problems.0 {
                 self.say(Level::Error, problem);
             }
-            format!("the configuration is not valid: {problems}")
+            let more = match problems.0.len() {
+                0 | 1 => String::new(),
+                count => format!(" (and {} more mistakes)", count - 1),
+            };
+            let first = problems.0.first().map(ToString::to_string).unwrap_or_default();
+            format!("the configuration is not valid: {first}{more}")
         });
         let config = config.inspect_err(|why| self.note_outcome(false, why.clone()))?;
         let status = self.supervisor.status(self.now, &self.boards);

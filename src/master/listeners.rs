@@ -55,7 +55,7 @@ impl AsFd for Listener {
 }
 
 /// Every listening socket, and what was inherited and is not used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Listeners {
     pub(crate) inheritance: Inheritance,
     open: BTreeMap<ListenerId, Listener>,
@@ -64,7 +64,7 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     pub(crate) fn new(inheritance: Inheritance) -> Listeners {
-        Listeners { inheritance, ..Listeners::default() }
+        Listeners { inheritance, open: BTreeMap::new(), last: 0 }
     }
 
     pub(crate) fn get(&self, id: ListenerId) -> Option<&Listener> {

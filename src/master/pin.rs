@@ -11,7 +11,7 @@
 //! What is overwritten in place cannot be held fast: the file that is open has changed, too. That
 //! is detected, and said.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -93,12 +93,11 @@ impl Pinned {
         let directory = directory.transpose()?;
         let base = pool.working_directory.as_deref().map(resolve);
         let environment = environment(pool);
-        let path = environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value);
-        let mut words = pool.command.iter().map(OsString::from);
-        let name = words.next().unwrap_or_default();
-        let program = find(&name, path.map(OsString::as_os_str), base.as_deref())
-            .and_then(|path| Program::open(&path))
-            .map_err(|why| format!("cannot run {}: {why}", name.display()));
+        let program = pool
+            .program()
+            .map_err(|mistake| mistake.to_string())
+            .and_then(|path| Program::open(&keep_name(&path)));
+        let words = pool.command.iter().skip(1).map(OsString::from);
         let arguments = words.map(|word| resolve_argument(word, base.as_deref())).collect();
         let identity = identity(pool)?;
         Ok(Pinned { program, arguments, directory, environment, identity })
@@ -135,19 +134,16 @@ impl Pinned {
 
 impl Program {
     fn open(path: &Path) -> Result<Program, String> {
-        let held = Held::open(path).map_err(|error| plain(&error))?;
-        let metadata = held.file.metadata().map_err(|error| plain(&error))?;
-        if !metadata.is_file() {
-            return Err("it is not a file".into());
-        }
-        if metadata.mode() & 0o111 == 0 {
-            return Err("it is not executable (chmod +x?)".into());
-        }
+        let name = path.display();
+        let held = Held::open(path)
+            .map_err(|error| format!("the program {name} cannot be opened: {}", plain(&error)))?;
         let interpreter = match shebang(&held.file) {
             None => None,
             Some((path, argument)) => {
                 let held = Held::open(&path).map_err(|error| {
-                    format!("its interpreter {}: {}", path.display(), plain(&error))
+                    let interpreter = path.display();
+                    let why = plain(&error);
+                    format!("the interpreter {interpreter} of {name} cannot be opened: {why}")
                 })?;
                 Some(Interpreter { held, argument })
             }
@@ -237,22 +233,13 @@ fn shebang(file: &File) -> Option<(PathBuf, Option<OsString>)> {
     Some((PathBuf::from(owned(path)), argument.map(owned)))
 }
 
-/// Where the program is: as given when it has a slash, else in PATH.
-fn find(name: &OsStr, path: Option<&OsStr>, base: Option<&Path>) -> Result<PathBuf, String> {
-    if name.as_bytes().contains(&b'/') {
-        let full = absolute(Path::new(name), base);
-        return match (full.parent(), full.file_name()) {
-            (Some(parent), Some(last)) => Ok(resolve(parent).join(last)),
-            _ => Err("it is not a file".into()),
-        };
+/// Without symlinks on the way, but under its own last name.
+fn keep_name(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => resolve(parent).join(name),
+        _ => path,
     }
-    let path = path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));
-    std::env::split_paths(path)
-        .map(|directory| absolute(&directory, base).join(name))
-        .find(|candidate| {
-            candidate.metadata().is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0)
-        })
-        .ok_or_else(|| format!("there is no such program in PATH ({})", path.display()))
 }
 
 fn absolute(path: &Path, base: Option<&Path>) -> PathBuf {
@@ -347,7 +334,7 @@ fn find_user(text: &str) -> Result<Option<User>, String> {
     }
 }
 
-fn find_group(text: &str) -> Result<nix::unistd::Gid, String> {
+pub(crate) fn find_group(text: &str) -> Result<nix::unistd::Gid, String> {
     if let Ok(number) = text.parse() {
         return Ok(nix::unistd::Gid::from_raw(number));
     }
@@ -471,13 +458,14 @@ mod tests {
         let path = folder.path().join("app");
         let why = |words: &[&str]| Pinned::new(&pool(words)).unwrap().command().err().unwrap();
         let name = path.to_str().unwrap();
-        assert_eq!(why(&[name]), format!("cannot run {name}: no such file or directory"));
+        assert!(why(&[name]).contains("does not exist; install it, or mend the path"));
         std::fs::write(&path, "x").unwrap();
-        let refusal = format!("cannot run {name}: it is not executable (chmod +x?)");
-        assert_eq!(why(&[name]), refusal);
+        assert!(why(&[name]).contains("is not executable; make it executable with chmod +x"));
         script(&path, "#!/no/such/shell\n");
-        assert!(why(&[name]).ends_with("its interpreter /no/such/shell: no such file or directory"));
-        assert!(why(&["no-such-program-anywhere"]).contains("there is no such program in PATH"));
+        let refusal =
+            format!("the interpreter /no/such/shell of {name} cannot be opened: no such file");
+        assert!(why(&[name]).starts_with(&refusal), "{}", why(&[name]));
+        assert!(why(&["no-such-program-anywhere"]).contains("in PATH"));
     }
 
     #[test]
