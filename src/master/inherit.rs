@@ -5,10 +5,9 @@
 //! listenfd turns numbers into owned, typed sockets, but takes a client's connection (`Accept=yes`)
 //! for a listener; nix asks the kernel what a socket really is. The names are read here.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
 
