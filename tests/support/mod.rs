@@ -14,7 +14,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rcluster::wire::control::{Answer, Call, Status, encode};
@@ -44,6 +44,13 @@ pub struct Cluster {
 struct Log {
     lines: Mutex<Vec<String>>,
     grown: Condvar,
+}
+
+impl Log {
+    /// A test that failed while it looked at the log does not make the log worse.
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A port that was free a moment ago.
@@ -119,7 +126,7 @@ impl Cluster {
 
     /// The log so far.
     pub fn log(&self) -> Vec<String> {
-        self.log.lines.lock().unwrap().clone()
+        self.log.lock().clone()
     }
 
     /// How many lines contain this.
@@ -135,14 +142,15 @@ impl Cluster {
     /// Waits for the `nth` line that contains this.
     pub fn wait_for_nth(&self, needle: &str, nth: usize) -> String {
         let end = Instant::now() + PATIENCE;
-        let mut lines = self.log.lines.lock().unwrap();
+        let mut lines = self.log.lock();
         loop {
             if let Some(line) = lines.iter().filter(|line| line.contains(needle)).nth(nth - 1) {
                 return line.clone();
             }
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no `{needle}` ({nth}) in:\n{}", lines.join("\n"));
-            lines = self.log.grown.wait_timeout(lines, left).unwrap().0;
+            let waited = self.log.grown.wait_timeout(lines, left);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -189,6 +197,10 @@ impl Cluster {
     /// Reloads everything and waits: the outcome, or why not.
     pub fn reload(&self) -> Result<String, String> {
         outcome(&self.call("Reload", json!({})))
+    }
+
+    pub fn rcluster_reload_pool(&self, pool: &str) -> Result<String, String> {
+        outcome(&self.call("Reload", json!({ "pools": [pool] })))
     }
 
     /// Runs the command line against this master.
@@ -305,7 +317,7 @@ fn follow(source: impl Read + Send + 'static, log: &Arc<Log>) {
     let log = Arc::clone(log);
     std::thread::spawn(move || {
         for line in BufReader::new(source).lines().map_while(Result::ok) {
-            log.lines.lock().unwrap().push(line);
+            log.lock().push(line);
             log.grown.notify_all();
         }
         log.grown.notify_all();

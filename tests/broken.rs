@@ -1,0 +1,221 @@
+//! Commands that do not work: at boot, beside a pool that does, and as a deploy.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+
+use support::load::Load;
+use support::{Cluster, pool, web};
+
+/// A way of being broken: its name, the command, a word of the sentence that says so.
+const BROKEN: [(&str, &str, &str); 5] = [
+    ("missing", "\"/no/such/program\"", "does not exist"),
+    ("exits 0", "\"/bin/true\"", "exited with status 0 before it was ready"),
+    ("exits 1", "\"/bin/false\"", "exited with status 1 before it was ready"),
+    ("segfaults", "\"/bin/sh\", \"-c\", \"kill -SEGV $$\"", "was killed by SIGSEGV before it was"),
+    ("never ready", "\"/bin/sleep\", \"1000\"", "was not ready within 300ms"),
+];
+
+const QUICK: &str = "start-timeout = \"300ms\"\nrestart-limit = 3";
+
+#[test]
+fn alone_at_boot_it_gives_up_and_exits_1() {
+    for (name, command, sentence) in BROKEN {
+        let mut cluster = Cluster::start(&pool("bad", command, "\"127.0.0.1:{port}\"", QUICK));
+        let status = cluster.wait_end();
+        assert_eq!(status.code(), Some(1), "{name}");
+        let line = cluster.wait_for("bad gave up on generation 1");
+        assert!(line.contains(sentence) && line.contains("3 failed starts in a row"), "{line}");
+        assert!(cluster.count("next try in") >= 2, "{name}: it backs off");
+        let last = cluster.log().pop().unwrap();
+        assert!(last.contains("bad gave up") && last.contains(sentence), "{name}: {last}");
+    }
+}
+
+#[test]
+fn beside_a_pool_that_serves_it_gives_up_and_the_service_goes_on() {
+    for (name, command, sentence) in BROKEN {
+        let config = web("") + &pool("bad", command, "", QUICK);
+        let mut cluster = Cluster::start(&config);
+        cluster.wait_for("bad gave up on generation 1");
+        cluster.wait_for("generation 1 serves");
+        assert!(cluster.get("/pid").is_ok(), "{name}");
+        let status = cluster.status();
+        let of = |pool: &str| status.pools.iter().find(|it| it.name == pool).unwrap();
+        assert_eq!(of("bad").state, "gave up");
+        assert!(of("bad").gave_up.as_ref().unwrap().contains(sentence), "{status:?}");
+        assert_eq!(of("web").state, "serving");
+        assert!(status.summary.contains("bad gave up with 0 of 2 serving"), "{}", status.summary);
+        // Sticky: nothing is started again by itself.
+        let started = cluster.count("bad/");
+        assert!(cluster.get("/sleep/700").is_ok());
+        assert_eq!(cluster.count("bad/"), started);
+        // A reload tries again, and all roll or none does.
+        let refusal = cluster.reload().unwrap_err();
+        assert!(refusal.contains(sentence), "{name}: {refusal}");
+        assert!(cluster.is_running());
+        assert!(cluster.rcluster_reload_pool("web").is_ok());
+    }
+}
+
+#[test]
+fn as_a_deploy_it_is_rolled_back_and_nobody_notices() {
+    for (name, command, sentence) in BROKEN {
+        let cluster = Cluster::serve(&web(""));
+        let before = cluster.pids("web");
+        let load = Load::paced(cluster.port, 200, "/sleep/10");
+        cluster.configure(&pool("web", command, "\"127.0.0.1:{port}\"", QUICK));
+        let refusal = cluster.reload().unwrap_err();
+        assert!(refusal.starts_with("rolled back: web/1"), "{name}: {refusal}");
+        assert!(refusal.contains(sentence), "{name}: {refusal}");
+        let tally = load.finish();
+        assert_eq!(tally.failed, Vec::<String>::new(), "{name}");
+        assert_eq!(cluster.pids("web"), before, "{name}: the old workers serve");
+        let status = cluster.status();
+        assert_eq!(status.state, "running");
+        assert!(!status.last_reload.unwrap().ok);
+        // A good one goes through after that.
+        cluster.configure(&web(""));
+        assert!(cluster.reload().is_ok(), "{name}");
+        assert_ne!(cluster.pids("web"), before);
+    }
+}
+
+#[test]
+fn a_worker_lost_after_a_bad_deploy_comes_back_as_the_old_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let deploy = |text: &str| {
+        // As a deploy does it: a new file that takes the old one's name.
+        let (new, path) = (folder.path().join("app.new"), folder.path().join("app"));
+        std::fs::write(&new, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::rename(new, path).unwrap();
+    };
+    deploy(&format!("exec {} demo-worker http", support::RCLUSTER));
+    let command = format!("\"{}\"", folder.path().join("app").display());
+    let cluster = Cluster::serve(&pool("web", &command, "\"127.0.0.1:{port}\"", ""));
+    deploy("exit 3");
+    // Even before anybody asked for a reload.
+    support::signal(cluster.pids("web")[0], "KILL");
+    cluster.wait_for_nth("is ready", 3);
+    assert!(cluster.reload().unwrap_err().contains("exited with status 3"));
+    support::signal(cluster.pids("web")[0], "KILL");
+    cluster.wait_for_nth("is ready", 4);
+    assert_eq!(cluster.status().pools[0].workers_serving, 2);
+    assert_eq!(cluster.status().pools[0].generation, Some(1));
+}
+
+#[test]
+fn a_program_overwritten_in_place_is_said_and_its_survivors_serve_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app");
+    std::fs::write(&path, format!("#!/bin/sh\nexec {} demo-worker http\n", support::RCLUSTER))
+        .unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    let command = format!("\"{}\"", path.display());
+    let cluster = Cluster::serve(&pool("web", &command, "\"127.0.0.1:{port}\"", QUICK));
+    std::fs::write(&path, "#!/bin/sh\nexit 3\n").unwrap();
+    support::signal(cluster.pids("web")[0], "KILL");
+    cluster.wait_for("was overwritten in place");
+    cluster.wait_for("web gave up on generation 1");
+    assert!(cluster.get("/pid").is_ok());
+    let status = cluster.status();
+    assert_eq!(status.pools[0].workers_serving, 1);
+    assert!(status.warnings.iter().any(|w| w.contains("overwritten in place")), "{status:?}");
+}
+
+#[test]
+fn a_new_generation_that_crashes_after_its_rollout_gives_way_to_the_good_one() {
+    let config = |extra: &str| {
+        web(&format!("restart-limit = 2\nrestart-window = \"60s\"\nenvironment = {{ {extra} }}"))
+    };
+    let cluster = Cluster::serve(&config("A = \"1\""));
+    cluster.configure(&config("A = \"2\""));
+    cluster.reload().unwrap();
+    // Four losses of two slots within the window are too many.
+    for kill in 1..=4 {
+        let newest = |cluster: &Cluster| {
+            let pool = cluster.status().pools.remove(0);
+            let found = pool.workers.into_iter().find(|w| w.generation == 2 && w.state == "serving");
+            found.map(|worker| worker.pid)
+        };
+        let victim = loop {
+            match newest(&cluster) {
+                Some(pid) => break pid,
+                None => std::thread::yield_now(),
+            }
+        };
+        support::signal(victim, "ABRT");
+        cluster.wait_for_nth("lost: was killed by SIGABRT", kill);
+    }
+    cluster.wait_for("web gave up on generation 2");
+    cluster.wait_for("rolled back from generation 2");
+    let pool = cluster.status().pools.remove(0);
+    assert_eq!((pool.generation, pool.workers_serving), (Some(1), 2));
+    assert!(cluster.get("/pid").is_ok());
+}
+
+#[test]
+fn a_broken_configuration_changes_nothing() {
+    let cluster = Cluster::serve(&web(""));
+    let before = cluster.pids("web");
+    for broken in [
+        "[pool.web]\ncomand = [\"x\"]",
+        "[pool.web",
+        "\u{0}\u{1}",
+        &web("workers = 3"),
+        &pool("web", "\"{rcluster}\"", "\"nobody-passed-this\"", ""),
+        &web("working-directory = \"/no/such/folder\""),
+        &web("user = \"no-such-user\""),
+    ] {
+        cluster.configure(broken);
+        let refusal = cluster.reload().unwrap_err();
+        assert!(!refusal.contains('\n') && refusal.len() > 20, "{refusal}");
+        assert_eq!(cluster.pids("web"), before, "{broken}");
+    }
+    cluster.signal("USR1");
+    cluster.wait_for("not reloaded: ");
+    assert!(cluster.get("/pid").is_ok());
+}
+
+#[test]
+fn clients_wait_in_the_kernels_queue_until_somebody_can_take_them() {
+    let cluster = Cluster::serve(&web("restart-limit = 100"));
+    for pid in cluster.pids("web") {
+        support::signal(pid, "KILL");
+    }
+    assert!(cluster.get("/pid").is_ok());
+}
+
+#[test]
+fn clients_nobody_can_take_get_the_configured_answer_whole() {
+    let body = "busy, try again\n";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\\r\\nContent-Type: text/plain\\r\\nContent-Length: {}\
+         \\r\\nConnection: close\\r\\n\\r\\n{}",
+        body.len(),
+        body.replace('\n', "\\n")
+    );
+    let cluster = Cluster::serve(&web(&format!(
+        "max-connections = 1\nunavailable = \"{answer}\"\nunavailable-after = \"100ms\""
+    )));
+    // Two workers, each with one request in hand, leave nobody for the third client.
+    let port = cluster.port;
+    let busy: Vec<_> =
+        (0..2).map(|_| std::thread::spawn(move || support::get(port, "/sleep/2000"))).collect();
+    while cluster.status().pools[0].in_hand < 2 {}
+    for _ in 0..20 {
+        // A large request that nobody reads would make a plain close send a reset.
+        let text = format!(
+            "POST /x HTTP/1.1\r\nHost: t\r\nContent-Length: 60000\r\n\r\n{}",
+            "x".repeat(60_000)
+        );
+        let refusal = support::request(cluster.port, &text).unwrap_err().to_string();
+        assert!(refusal.contains("503 Service Unavailable") && refusal.contains("busy"), "{refusal}");
+    }
+    for thread in busy {
+        assert!(thread.join().unwrap().is_ok(), "those who were in hand are answered");
+    }
+    assert!(cluster.get("/pid").is_ok(), "and then there is room again");
+    assert_eq!(cluster.status().pools[0].refused, 20);
+}

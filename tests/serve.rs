@@ -1,0 +1,206 @@
+//! Listeners of every kind, pools that come and go, sizes, balance.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use serde_json::json;
+use support::load::Load;
+use support::{Cluster, free_port, get, outcome, pool, web};
+
+const HTTP: &str = "\"{rcluster}\", \"demo-worker\", \"http\"";
+
+fn unix_get(path: &std::path::Path) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.write_all(b"GET /pid HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn tcp_4_and_6_and_unix_sockets_serve_one_pool() {
+    let six = free_port();
+    let listen = format!("\"127.0.0.1:{{port}}\", \"[::1]:{six}\", \"{{folder}}/app.sock\"");
+    let mut cluster = Cluster::serve(&pool("web", HTTP, &listen, ""));
+    assert!(cluster.get("/pid").is_ok());
+    let mut stream = std::net::TcpStream::connect(("::1", six)).unwrap();
+    stream.write_all(b"GET /pid HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let path = cluster.path("app.sock");
+    assert!(unix_get(&path).unwrap().starts_with("HTTP/1.1 200"));
+    cluster.reload().unwrap();
+    assert!(unix_get(&path).unwrap().starts_with("HTTP/1.1 200"));
+    cluster.signal("TERM");
+    cluster.wait_end();
+    assert!(!path.exists(), "our socket file goes with us");
+}
+
+#[test]
+fn a_reload_adds_and_removes_pools_and_listeners() {
+    let cluster = Cluster::serve(&web(""));
+    let (second, third) = (free_port(), free_port());
+    let listen = format!("\"127.0.0.1:{{port}}\", \"127.0.0.1:{second}\"");
+    let api = pool("api", HTTP, &format!("\"127.0.0.1:{third}\""), "");
+    cluster.configure(&(pool("web", HTTP, &listen, "") + &api));
+    cluster.reload().unwrap();
+    for port in [cluster.port, second, third] {
+        assert!(get(port, "/pid").is_ok(), "{port}");
+    }
+    cluster.configure(&web(""));
+    cluster.reload().unwrap();
+    assert!(get(cluster.port, "/pid").is_ok());
+    for port in [second, third] {
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "{port} is closed");
+    }
+    assert_eq!(cluster.status().pools.iter().filter(|pool| pool.name == "api").count(), 0);
+}
+
+#[test]
+fn a_rolled_back_reload_closes_what_it_had_opened() {
+    let cluster = Cluster::serve(&web(""));
+    let second = free_port();
+    let bad = pool("bad", "\"/bin/false\"", &format!("\"127.0.0.1:{second}\""), "");
+    cluster.configure(&(web("") + &bad));
+    assert!(cluster.reload().is_err());
+    assert!(std::net::TcpStream::connect(("127.0.0.1", second)).is_err());
+    assert_eq!(cluster.status().pools.len(), 1);
+}
+
+#[test]
+fn a_busy_port_is_one_sentence() {
+    let mut cluster = Cluster::serve(&web(""));
+    let config = web("").replace("{port}", &cluster.port.to_string());
+    let mut second = Cluster::start(&config);
+    assert_eq!(second.wait_end().code(), Some(1));
+    let line = second.wait_for("pool web cannot listen on 127.0.0.1:");
+    assert!(line.contains("another program listens there"), "{line}");
+    assert!(cluster.is_running());
+}
+
+#[test]
+fn scale_and_its_signals_start_no_new_generation() {
+    let cluster = Cluster::serve(&web(""));
+    let before = cluster.pids("web");
+    assert!(outcome(&cluster.call("Scale", json!({ "pool": "web", "workers": 4 }))).is_ok());
+    cluster.wait_for_nth("is ready", 4);
+    assert_eq!(cluster.pids("web")[..2], before[..]);
+    cluster.signal("TTIN");
+    cluster.wait_for_nth("is ready", 5);
+    cluster.signal("TTOU");
+    cluster.wait_for("the pool needs it no more");
+    // It lasts over reloads.
+    cluster.reload().unwrap();
+    assert_eq!(cluster.pids("web").len(), 4);
+    let refusal = outcome(&cluster.call("Scale", json!({ "pool": "wep", "workers": 4 })));
+    assert_eq!(refusal.unwrap_err(), "there is no pool wep; there are: web");
+    assert!(outcome(&cluster.call("Scale", json!({ "pool": "web", "workers": 0 }))).is_err());
+}
+
+#[test]
+fn a_change_of_workers_alone_replaces_nobody() {
+    let cluster = Cluster::serve(&web(""));
+    let before = cluster.pids("web");
+    cluster.configure(&web("").replace("workers = 2", "workers = 3"));
+    let message = cluster.reload().unwrap();
+    assert!(message.contains("web from 2 to 3"), "{message}");
+    cluster.wait_for_nth("is ready", 3);
+    assert_eq!(cluster.pids("web")[..2], before[..]);
+    assert_eq!(cluster.status().pools[0].generation, Some(1));
+    // Once more, with nothing changed, is a rolling restart.
+    assert_eq!(cluster.reload().unwrap(), "reloaded: generation 2 serves");
+}
+
+#[test]
+fn reloads_asked_for_at_once_are_folded_and_all_answered() {
+    let cluster = Cluster::serve(&web(""));
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..10).map(|_| scope.spawn(|| cluster.reload())).collect();
+        for one in all {
+            assert!(one.join().unwrap().is_ok());
+        }
+    });
+    let generation = cluster.status().pools[0].generation.unwrap();
+    assert!((2..=11).contains(&generation), "{generation}");
+    println!("10 reloads at once made generation {generation}");
+}
+
+#[test]
+fn one_client_keeps_its_worker_with_source_hash() {
+    let cluster = Cluster::serve(&web("balance = \"source-hash\"").replace("= 2", "= 4"));
+    let load = Load::closed(cluster.port, 4, "/pid");
+    while load.answered.load(std::sync::atomic::Ordering::Relaxed) < 200 {
+        std::thread::yield_now();
+    }
+    let tally = load.finish();
+    assert!(tally.failed.is_empty());
+    assert_eq!(tally.by_pid.len(), 1, "{:?}", tally.by_pid);
+}
+
+#[test]
+fn round_robin_and_least_connections_are_fair() {
+    for balance in ["round-robin", "least-connections"] {
+        let cluster = Cluster::serve(&web(&format!("balance = \"{balance}\"")));
+        for _ in 0..20 {
+            assert!(cluster.get("/pid").is_ok());
+        }
+        let status = cluster.status();
+        let counts: Vec<u64> = status.pools[0].workers.iter().map(|w| w.connections).collect();
+        assert_eq!(counts.iter().sum::<u64>(), 20);
+        assert!(counts.iter().all(|count| (9..=11).contains(count)), "{balance}: {counts:?}");
+    }
+}
+
+#[test]
+fn workers_run_as_another_user() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("LEFT OUT: only root can start workers as another user");
+        return;
+    }
+    let cluster = Cluster::serve(&web("user = \"nobody\"\ngroup = \"nogroup\""));
+    let pid = cluster.pids("web")[0];
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for (key, id) in [("Uid:", "65534"), ("Gid:", "65534"), ("Groups:", "65534")] {
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        assert!(line.split_whitespace().skip(1).all(|word| word == id), "{line}");
+    }
+    assert!(cluster.get("/pid").is_ok());
+}
+
+#[test]
+fn workers_see_what_they_should_and_nothing_else() {
+    let config = web("environment = { GREETING = \"hi\" }");
+    let cluster = Cluster::start_by(&config, |command: &mut Command| {
+        command.env("LISTEN_FDNAMES", "x").env("WATCHDOG_USEC", "60000000").env("OF_MASTER", "1")
+    });
+    cluster.wait_for("generation 1 serves");
+    let pid = cluster.pids("web")[1];
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    let has = |text: &str| environment.split('\0').any(|line| line.starts_with(text));
+    for expected in [
+        "GREETING=hi",
+        "OF_MASTER=1",
+        "RCLUSTER_POOL=web",
+        "RCLUSTER_SLOT=2",
+        "RCLUSTER_GENERATION=1",
+        "RCLUSTER_CHANNEL=",
+    ] {
+        assert!(has(expected), "{expected} in {environment:?}");
+    }
+    for private in ["LISTEN_", "WATCHDOG_", "NOTIFY_SOCKET", "RCLUSTER_CONTROL"] {
+        assert!(!has(private), "{private} in {environment:?}");
+    }
+    // Three standard descriptors, its end of the channel, the scoreboard, and what the worker
+    // itself opens: nothing of the master's.
+    let listening = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter(|entry| {
+        let target = std::fs::read_link(entry.as_ref().unwrap().path()).unwrap_or_default();
+        target.to_string_lossy().contains("pidfd") || target.to_string_lossy().contains("eventpoll")
+    });
+    assert_eq!(listening.count(), 0);
+    let stdin = std::fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
+    assert_eq!(stdin, std::path::Path::new("/dev/null"));
+}
