@@ -1,3 +1,11 @@
-//! The `rcluster` command.
+//! The `rcluster` command: arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use rcluster::cli::{self, args::Arguments};
+
+fn main() -> ExitCode {
+    // Wrong usage ends here with exit code 2, --help and --version with 0.
+    cli::execute(Arguments::parse())
+}
