@@ -1,6 +1,8 @@
 //! rcluster.
 
 #[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
 #[doc(hidden)]

@@ -38,7 +38,10 @@ pub enum Verb {
 Examples:
   rcluster run                                         what /etc/rcluster/rcluster.toml says
   rcluster run --config ./rcluster.toml                what another file says
-  rcluster run --listen 127.0.0.1:8080 -- ./server     one pool, as many workers as CPUs")]
+  rcluster run --listen 127.0.0.1:8080 -- ./server     one pool, as many workers as CPUs
+
+ADDR is 127.0.0.1:8080, [::]:8080, 8080 (all interfaces), /run/app.sock, @name (an abstract Unix
+socket), or the name of a socket that systemd passes on.")]
     Run(Run),
     /// Run a demonstration: HTTP on ports 33749 to 33751, an echo on 8080, workers built in
     #[command(after_help = "\
@@ -54,7 +57,7 @@ Examples:
     /// Replace the workers, one after the other, and wait until it is done or undone
     #[command(after_help = "\
 Examples:
-  rcluster reload                                      all pools, with the configuration of now
+  rcluster reload                                      all pools, and the configuration anew
   rcluster reload web api                              these two, together or not at all
   rcluster reload --no-wait                            only ask for it")]
     Reload(Reload),
@@ -99,8 +102,7 @@ pub struct Run {
     /// Where to make the control socket
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
-    /// Where to listen: 127.0.0.1:8080, [::]:8080, 8080, /run/app.sock, @name, or the name of a
-    /// socket that systemd passes; may be repeated
+    /// Where to listen, see below; may be repeated
     #[arg(long, value_name = "ADDR", requires = "command", conflicts_with = "config")]
     pub listen: Vec<Listen>,
     /// How many workers: a number, or auto for as many as CPUs

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::wire::control::{Answer, Call, INTERFACE, Refusal, encode};
 
@@ -44,10 +44,13 @@ impl Client {
         let paths = client_paths(typed, environment);
         let instance = typed.instance.clone();
         match first_that_exists(&paths) {
-            Found::There(path) => Client::connect(path, PATIENCE).map_err(|error| match error {
-                Error::Nobody { tried, .. } => Error::Nobody { tried, instance },
-                other => other,
-            }),
+            Found::There(path) => {
+                let mut connected = Client::connect(path, PATIENCE);
+                if let Err(Error::Nobody { instance: meant, .. }) = &mut connected {
+                    *meant = instance;
+                }
+                connected
+            }
             Found::Hidden(path) => Err(Error::Denied { path: path.to_owned() }),
             Found::Nothing => Err(Error::Nobody { tried: paths, instance }),
         }
@@ -119,7 +122,7 @@ impl Client {
     /// The master said no, or nothing that can be understood.
     pub fn answer(&mut self) -> Result<Answer, Error> {
         let bytes = self.message()?.ok_or(Error::Ended)?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(Error::Garbage)?;
+        let answer: Answer = results(serde_json::from_slice(&bytes).map_err(Error::Garbage)?)?;
         match &answer.error {
             Some(name) => Err(Error::of_answer(name, &answer.parameters)),
             None => Ok(answer),
@@ -170,12 +173,14 @@ impl AsFd for Client {
     }
 }
 
-/// Results of a method as they should be.
+/// What an object of the interface says.
 ///
 /// # Errors
-/// They are something else.
-pub fn results<T: DeserializeOwned>(parameters: Value) -> Result<T, Error> {
-    serde_json::from_value(parameters).map_err(Error::Garbage)
+/// It is something else.
+pub fn results<T: DeserializeOwned>(object: Value) -> Result<T, Error> {
+    // As a struct, serde would take an array, too.
+    let object: Map<String, Value> = serde_json::from_value(object).map_err(Error::Garbage)?;
+    serde_json::from_value(Value::Object(object)).map_err(Error::Garbage)
 }
 
 /// Why a master did not do what was asked.
@@ -230,14 +235,15 @@ pub enum Error {
 impl Error {
     fn of_connect(path: &Path, cause: Errno, patience: Duration) -> Error {
         let path = path.to_owned();
-        match cause {
-            Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED => {
-                Error::Nobody { tried: vec![path], instance: None }
-            }
-            Errno::EACCES | Errno::EPERM => Error::Denied { path },
+        if [Errno::ENOENT, Errno::ENOTDIR, Errno::ECONNREFUSED].contains(&cause) {
+            Error::Nobody { tried: vec![path], instance: None }
+        } else if [Errno::EACCES, Errno::EPERM].contains(&cause) {
+            Error::Denied { path }
+        } else if cause == Errno::EAGAIN {
             // The backlog stayed full.
-            Errno::EAGAIN => Error::Silent(patience),
-            cause => Error::Unreachable { path, cause },
+            Error::Silent(patience)
+        } else {
+            Error::Unreachable { path, cause }
         }
     }
 
@@ -341,5 +347,4 @@ fn first_that_exists(paths: &[PathBuf]) -> Found<'_> {
 }
 
 #[cfg(test)]
-#[path = "client_tests.rs"]
 mod tests;

@@ -59,8 +59,9 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Err(Failure::Output(cause)) if cause.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
+        Err(Failure::Told) => ExitCode::FAILURE,
         Err(failure) => {
-            failure.tell();
+            output::tell(Level::Bad, &failure.to_string());
             ExitCode::FAILURE
         }
     }
@@ -87,23 +88,15 @@ pub enum Failure {
         /// Those that there are.
         known: Vec<String>,
     },
+    /// The master ended while something was waited for.
+    Gone {
+        /// When that was: what follows "the master ended".
+        when: &'static str,
+    },
     /// Nothing could be printed.
     Output(io::Error),
     /// Whoever failed has said it already.
     Told,
-}
-
-impl Failure {
-    fn tell(&self) {
-        match self {
-            Failure::Told => {}
-            Failure::Client(_)
-            | Failure::Mistake(_)
-            | Failure::Later { .. }
-            | Failure::UnknownPool { .. }
-            | Failure::Output(_) => output::tell(Level::Bad, &self.to_string()),
-        }
-    }
 }
 
 impl fmt::Display for Failure {
@@ -121,6 +114,7 @@ impl fmt::Display for Failure {
                     known => write!(f, "this rcluster has: {}", known.join(", ")),
                 }
             }
+            Failure::Gone { when } => write!(f, "the master ended {when}"),
             Failure::Output(cause) => write!(f, "the output cannot be written: {cause}"),
             Failure::Told => Ok(()),
         }

@@ -144,7 +144,10 @@ mod tests {
     #[test]
     fn the_usual_places_in_their_order() {
         assert_eq!(
-            client(&Master::default(), &[("RUNTIME_DIRECTORY", "/r/a:/r/b"), ("XDG_RUNTIME_DIR", "/u")]),
+            client(
+                &Master::default(),
+                &[("RUNTIME_DIRECTORY", "/r/a:/r/b"), ("XDG_RUNTIME_DIR", "/u")]
+            ),
             ["/r/a/control", "/run/rcluster/control", "/u/rcluster/control"]
         );
         assert_eq!(client(&Master::default(), &[]), ["/run/rcluster/control"]);
@@ -160,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_name_beats_the_environment_and_the_environment_beats_the_usual() {
-        let set = [(CONTROL_VARIABLE, "/e"), ("RUNTIME_DIRECTORY", "/r"), ("XDG_RUNTIME_DIR", "/u")];
+        let set =
+            [(CONTROL_VARIABLE, "/e"), ("RUNTIME_DIRECTORY", "/r"), ("XDG_RUNTIME_DIR", "/u")];
         let control = Master { control: Some("/c".into()), instance: None };
         let instance = Master { control: None, instance: Some("web".into()) };
         assert_eq!(client(&control, &set), ["/c"]);
@@ -195,7 +199,10 @@ mod tests {
         assert!(!here.path().join("d").exists());
 
         let refusal = first_usable(vec![far]).unwrap_err().to_string();
-        assert!(refusal.starts_with("there is no place for the control socket (tried /"), "{refusal}");
+        assert!(
+            refusal.starts_with("there is no place for the control socket (tried /"),
+            "{refusal}"
+        );
     }
 
     fn client(typed: &Master, set: &[(&'static str, &'static str)]) -> Vec<String> {
@@ -203,9 +210,7 @@ mod tests {
         paths.iter().map(|path| path.display().to_string()).collect()
     }
 
-    fn with(
-        set: &[(&'static str, &'static str)],
-    ) -> impl Fn(&str) -> Option<OsString> + use<> {
+    fn with(set: &[(&'static str, &'static str)]) -> impl Fn(&str) -> Option<OsString> + use<> {
         let set = set.to_vec();
         move |name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
     }

@@ -36,8 +36,7 @@ impl Source {
         }
         let kind: Kind = typed.kind.as_deref().map_or(Ok(Kind::default()), str::parse)?;
         let workers = typed.workers.unwrap_or(Workers::Auto);
-        let pool =
-            Pool::from_command(typed.listen.clone(), workers, kind, typed.command.clone())?;
+        let pool = Pool::from_command(typed.listen.clone(), workers, kind, typed.command.clone())?;
         Ok(Source::Pool(Box::new(pool)))
     }
 

@@ -1,0 +1,159 @@
+//! The verbs that command a master: reload, scale, stop, upgrade.
+//!
+//! Each is one call. A reload and a stop are waited for without any limit: the master has its own
+//! limits for every step, and whoever waits can end the waiting with Ctrl-C, which changes nothing.
+
+use std::io;
+
+use serde_json::json;
+
+use crate::wire::control::{ReloadParameters, ReloadResults, ScaleParameters};
+
+use super::Failure;
+use super::args::{Reload, Scale, Stop, Upgrade};
+use super::client::{Client, Error, results};
+use super::output::{self, Line};
+use super::path::environment;
+
+/// The width of the bar that shows progress, in characters.
+const BAR: u64 = 20;
+
+/// `rcluster reload`.
+pub(super) fn reload(typed: &Reload) -> Result<(), Failure> {
+    if typed.check {
+        let instead = "`rcluster check` says what is wrong with the configuration";
+        return Err(Failure::Later { what: "reload --check", instead });
+    }
+    let parameters = ReloadParameters { pools: typed.pools.clone(), no_wait: typed.no_wait };
+    let mut client = Client::find(&typed.master, &environment)?;
+    if !typed.no_wait {
+        client.wait_forever()?;
+    }
+    client.call("Reload", parameters, !typed.no_wait)?;
+    let line = Line::new(io::stdout(), output::is_terminal());
+    let outcome = watch_rollout(&mut client, line).map_err(|error| {
+        if matches!(error, Error::Ended) {
+            Failure::Gone { when: "before the reload was over" }
+        } else {
+            error.into()
+        }
+    })?;
+    Ok(output::print(&sentence(&outcome.message, "the reload is over"))?)
+}
+
+/// Shows the steps of a rollout until it is over.
+fn watch_rollout<W: io::Write>(
+    client: &mut Client,
+    mut line: Line<W>,
+) -> Result<ReloadResults, Error> {
+    loop {
+        let answer = client.answer()?;
+        let step: ReloadResults = match answer.parameters.is_null() {
+            true => ReloadResults::default(),
+            false => results(answer.parameters)?,
+        };
+        if !answer.continues {
+            return Ok(step);
+        }
+        line.draw(&progress(&step));
+    }
+}
+
+/// One step for people: `[##########..........] 4 of 8 slots, generation 5: slot 4 serves`.
+fn progress(step: &ReloadResults) -> String {
+    let mut text = String::new();
+    if let (Some(done), Some(total @ 1..)) = (step.done, step.total) {
+        let full = (BAR * u64::from(done) / u64::from(total)).min(BAR);
+        let bar: String = (0..BAR).map(|at| if at < full { '#' } else { '.' }).collect();
+        text = format!("[{bar}] {done} of {total} slots");
+        if let Some(generation) = step.generation {
+            text += &format!(", generation {generation}");
+        }
+        text += ": ";
+    }
+    text + &step.message
+}
+
+/// `rcluster scale`.
+pub(super) fn scale(typed: &Scale) -> Result<(), Failure> {
+    let Scale { pool, workers, master } = typed;
+    let parameters = ScaleParameters { pool: pool.clone(), workers: *workers };
+    Client::find(master, &environment)?.ask("Scale", parameters)?;
+    let plural = if *workers == 1 { "" } else { "s" };
+    let done = format!("{pool} has {workers} worker{plural} from now on, until the master ends\n");
+    Ok(output::print(&done)?)
+}
+
+/// `rcluster stop`.
+pub(super) fn stop(typed: &Stop) -> Result<(), Failure> {
+    let mut client = Client::find(&typed.master, &environment)?;
+    client.ask("Stop", json!({}))?;
+    client.wait_forever()?;
+    let mut line = Line::new(io::stdout(), output::is_terminal());
+    line.draw("stopping: the workers finish what they have (Ctrl-C only ends the waiting)");
+    // The master keeps the connection until its own end.
+    client.wait_for_end()?;
+    drop(line);
+    Ok(output::print("the service has ended\n")?)
+}
+
+/// `rcluster upgrade`.
+pub(super) fn upgrade(typed: &Upgrade) -> Result<(), Failure> {
+    Client::find(&typed.master, &environment)?.ask("Upgrade", json!({}))?;
+    Ok(output::print("the master replaces itself; nothing is dropped\n")?)
+}
+
+/// A message as a line, or what is said without one.
+fn sentence(message: &str, otherwise: &str) -> String {
+    let message = if message.is_empty() { otherwise } else { message };
+    output::one_line(message) + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use crate::cli::client::PATIENCE;
+
+    #[test]
+    fn a_step_shows_how_far_the_rollout_is() {
+        let step = ReloadResults {
+            message: "slot 4 serves".into(),
+            generation: Some(5),
+            done: Some(4),
+            total: Some(8),
+        };
+        assert_eq!(
+            progress(&step),
+            "[##########..........] 4 of 8 slots, generation 5: slot 4 serves"
+        );
+        let strange = ReloadResults { done: Some(9), total: Some(2), ..ReloadResults::default() };
+        assert_eq!(progress(&strange), "[####################] 9 of 2 slots: ");
+        let bare = ReloadResults { message: "waits".into(), total: Some(0), ..Default::default() };
+        assert_eq!(progress(&bare), "waits");
+    }
+
+    #[test]
+    fn on_a_terminal_every_step_is_drawn_and_then_taken_away() {
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("control");
+        let listener = UnixListener::bind(&path).unwrap();
+        let master = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let steps = "{\"parameters\":{\"message\":\"a\"},\"continues\":true}\0\
+                         {\"parameters\":{\"message\":\"b\"},\"continues\":true}\0\
+                         {\"parameters\":{\"message\":\"c\"}}\0";
+            stream.write_all(steps.as_bytes()).unwrap();
+        });
+        let mut client = Client::connect(&path, PATIENCE).unwrap();
+        let mut drawn = Vec::new();
+        let outcome = watch_rollout(&mut client, Line::new(&mut drawn, true)).unwrap();
+        master.join().unwrap();
+        assert_eq!(outcome.message, "c");
+        let drawn = String::from_utf8(drawn).unwrap();
+        assert_eq!(drawn, "\r\x1b[2K\x1b[?7la\x1b[?7h\r\x1b[2K\x1b[?7lb\x1b[?7h\r\x1b[2K");
+    }
+}
