@@ -54,7 +54,7 @@ async fn find(directory: &Path, path: &str) -> Option<Response> {
         return None;
     }
     let file = tokio::fs::canonicalize(directory.join(relative)).await.ok()?;
-    if !file.starts_with(directory) {
+    if !file.starts_with(directory) || !tokio::fs::metadata(&file).await.ok()?.is_file() {
         return None;
     }
     let kind = match file.extension().and_then(|extension| extension.to_str()) {

@@ -12,8 +12,8 @@
 //!                  └─ every connection holds a place in the link, which counts and says DRAINED
 //! ```
 //!
-//! * [`link`]: what is owed to the master. · [`taker`]: messages in. · [`pool`]: threads.
-//! * [`connection`], [`address`]: what an author sees.
+//! * `link`: what is owed to the master. · `taker`: messages in. · `pool`: threads.
+//! * `connection`, `address`: what an author sees.
 //!
 //! The blocking core knows nothing of tokio, and needs nix alone.
 
@@ -170,6 +170,8 @@ impl Worker {
     }
 
     /// How many threads [`Worker::ready`] uses at most, at least one. They are started on demand.
+    /// A connection occupies its thread to its end, idle or not, so this is also how many
+    /// connections the worker holds.
     #[must_use]
     pub fn threads(self, threads: u32) -> Worker {
         Worker { threads: threads.max(1), ..self }

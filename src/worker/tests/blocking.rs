@@ -8,6 +8,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
 use super::super::{Address, Connection, Handle, Wait};
 use super::*;
 use crate::error::Result;
@@ -73,14 +75,23 @@ fn a_connection_knows_where_it_comes_from() {
 }
 
 #[test]
-fn a_unix_connection_is_served_like_any_other() {
+fn unix_and_tcp_are_served_alike_and_block() {
     let (master, worker) = cluster();
-    let worker = serve(worker, capitals);
+    let worker = serve(worker, |connection| {
+        let flags = fcntl(&connection, FcntlArg::F_GETFL).unwrap();
+        assert!(!OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK), "reads would fail");
+        capitals(connection);
+    });
     master.hear_ready();
+    let mut tcp = master.dispatch();
+    tcp.write_all(b"ab").unwrap();
+    assert_eq!(read_exact(&tcp), *b"AB");
+    drop(tcp);
     let (mut client, server) = UnixStream::pair().unwrap();
     server.set_nonblocking(true).unwrap();
     master.pass(&ToWorker::Connection { listener: "web" }.encode(), server.as_fd());
     drop(server);
+    client.set_read_timeout(Some(LONG)).unwrap();
     client.write_all(b"ab").unwrap();
     assert_eq!(read_exact(&client), *b"AB");
     master.drain(LONG);
@@ -177,7 +188,8 @@ fn a_worker_whose_master_died_finishes_and_leaves() {
 #[test]
 fn a_panicking_handler_loses_its_connection_alone() {
     let (master, worker) = cluster();
-    let worker = serve(worker, |connection: Connection| {
+    // One thread for the victims, which each of them needs again.
+    let worker = serve(worker.threads(2), |connection: Connection| {
         let [byte] = read_exact(&connection);
         assert_ne!(byte, b'!', "told to");
         capitals(connection);
@@ -186,12 +198,12 @@ fn a_panicking_handler_loses_its_connection_alone() {
     let mut other = master.dispatch();
     other.write_all(b"xa").unwrap();
     assert_eq!(read_exact(&other), *b"A");
-    for _ in 0..3 {
+    for number in 1..=3 {
         let mut victim = master.dispatch();
         victim.write_all(b"!").unwrap();
         assert_eq!(read_all(victim), "");
+        master.until(|counts| counts.finished == number);
     }
-    master.until(|counts| counts.finished == 3);
     other.write_all(b"b").unwrap();
     assert_eq!(read_exact(&other), *b"B");
     master.drain(LONG);
