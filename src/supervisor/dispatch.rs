@@ -4,17 +4,18 @@
 //! channel, and fewer than its limit are in its hand. Where nobody has room the listener is paused
 //! and clients wait in the kernel's queue, where waiting is free and survives even the master.
 //!
-//! Credit comes back by an event. Before a listener is paused, `waiting` is set for every worker
+//! Credit comes back by an event. Before anything is left waiting, `waiting` is set for every worker
 //! that might get room, and the counters are read *once more*: a worker that finished in between
-//! did not see `waiting`, but its counter is seen now. Nothing here runs the whole pass.
+//! did not see `waiting`, but its counter is seen now. [`Supervisor::find_room`] is the only place
+//! that says *nobody*. Nothing here runs the whole pass.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::action::{Action, Attention};
 use super::chance::mix;
 use super::roster::Worker;
-use super::{Balance, Board, ConnectionId, ListenerId, PoolId, Supervisor, Unavailable, WorkerId};
+use super::{Balance, Board, ConnectionId, ListenerId, PoolId, Supervisor, WorkerId};
 
 /// Connections that may wait in one worker's channel. Far below the 278 small messages that a
 /// socket buffer holds by default, so that a send never finds it full.
@@ -22,15 +23,6 @@ pub(super) const WINDOW: u64 = 32;
 
 /// After the system ran out of descriptors or refused a message, this long nothing is tried.
 const RETRY: Duration = Duration::from_millis(50);
-
-/// A listening socket, as the mind sees it.
-#[derive(Debug)]
-pub(super) struct Door {
-    pub(super) pool: PoolId,
-    pub(super) attention: Attention,
-    /// Since when nobody can take its clients.
-    starved: Option<Instant>,
-}
 
 /// A pool's side of dispatching.
 #[derive(Debug, Default)]
@@ -40,7 +32,9 @@ pub(super) struct Desk {
     /// Whose turn it was.
     cursor: usize,
     /// Connections that came back and wait for a worker, oldest first.
-    held: VecDeque<(ListenerId, ConnectionId)>,
+    pub(super) held: VecDeque<(ListenerId, ConnectionId)>,
+    /// Of these, the first so many could not be sent and go out after the rest.
+    pub(super) returned: usize,
     /// `waiting` is set on the scoreboard.
     awaits_room: bool,
     /// Until then nothing is accepted or sent.
@@ -77,26 +71,37 @@ impl Supervisor {
         board: &impl Board,
     ) -> Option<WorkerId> {
         let pool = self.doors.get(&listener)?.pool;
-        if let Some(worker) = self.with_room(pool, listener, source, board) {
-            return Some(worker);
+        let worker = self.find_room(pool, listener, source, board);
+        if worker.is_none() {
+            self.pause(listener, now);
         }
-        self.await_room(pool, board);
-        // The second reading; see the head of this file.
-        if let Some(worker) = self.with_room(pool, listener, source, board) {
-            return Some(worker);
-        }
-        self.pause(listener, now);
-        None
+        worker
     }
 
-    /// A new connection of the worker's pool was sent to it.
+    /// Somebody with room for this listener's client. If nobody: those who may get room will say so.
+    pub(super) fn find_room(
+        &mut self,
+        pool: PoolId,
+        listener: ListenerId,
+        source: Option<u64>,
+        board: &impl Board,
+    ) -> Option<WorkerId> {
+        self.with_room(pool, listener, source, board).or_else(|| {
+            self.await_room(pool, listener, board);
+            // The second reading; see the head of this file.
+            self.with_room(pool, listener, source, board)
+        })
+    }
+
+    /// A new connection was given to the worker that [`Supervisor::choose`] named. Where sending it
+    /// failed, [`super::Event::Returned`] follows.
     pub fn note_dispatched(&mut self, worker: WorkerId, now: Instant) {
         if let Some(pool) = self.note_sent(worker, now) {
             self.desks.entry(pool).or_default().accounts.accepted += 1;
         }
     }
 
-    fn note_sent(&mut self, id: WorkerId, now: Instant) -> Option<PoolId> {
+    pub(super) fn note_sent(&mut self, id: WorkerId, now: Instant) -> Option<PoolId> {
         let worker = self.roster.get_mut(id)?;
         worker.dispatched += 1;
         worker.messages += 1;
@@ -145,23 +150,15 @@ impl Supervisor {
         chosen.map(|(worker, _)| worker.who.worker)
     }
 
-    /// Asks every candidate to say when it has room.
-    fn await_room(&mut self, pool: PoolId, board: &impl Board) {
+    /// Asks every candidate that knows this listener to say when it has room.
+    fn await_room(&mut self, pool: PoolId, listener: ListenerId, board: &impl Board) {
         let Some(desk) = self.desks.get_mut(&pool) else { return };
         desk.awaits_room = true;
         for worker in desk.candidates.iter().filter_map(|&id| self.roster.get(id)) {
-            board.set_waiting(pool, worker.seat, true);
+            if worker.plan.policy.listeners.contains(&listener) {
+                board.set_waiting(pool, worker.seat, true);
+            }
         }
-    }
-
-    fn pause(&mut self, listener: ListenerId, now: Instant) {
-        let Some(door) = self.doors.get_mut(&listener) else { return };
-        door.starved.get_or_insert(now);
-        if door.attention == Attention::Accept {
-            door.attention = Attention::Pause;
-            self.actions.push_back(Action::Attend { listener, attention: Attention::Pause });
-        }
-        self.refresh_deadline();
     }
 
     /// A worker of the pool may have room: held connections first, then the listeners.
@@ -177,10 +174,7 @@ impl Supervisor {
             .map(|(&listener, _)| listener)
             .collect();
         for listener in starved {
-            let room = self.with_room(pool, listener, None, board).is_some() || {
-                self.await_room(pool, board);
-                self.with_room(pool, listener, None, board).is_some()
-            };
+            let room = self.find_room(pool, listener, None, board).is_some();
             let Some(door) = self.doors.get_mut(&listener) else { continue };
             if room {
                 door.attention = Attention::Accept;
@@ -191,6 +185,12 @@ impl Supervisor {
             }
         }
         self.forget_room(pool, board);
+    }
+
+    pub(super) fn resume_all(&mut self, now: Instant, board: &impl Board) {
+        for pool in self.desks.keys().copied().collect::<Vec<_>>() {
+            self.resume(pool, now, board);
+        }
     }
 
     /// Once nothing waits any more, `waiting` is taken back: each ROOM costs a message.
@@ -207,48 +207,6 @@ impl Supervisor {
         for worker in desk.candidates.iter().filter_map(|&id| self.roster.get(id)) {
             board.set_waiting(pool, worker.seat, false);
         }
-    }
-
-    /// Sends what came back to whoever has room.
-    fn send_held(&mut self, pool: PoolId, now: Instant, board: &impl Board) {
-        while let Some(&(listener, connection)) =
-            self.desks.get(&pool).and_then(|desk| desk.held.front())
-        {
-            let worker = self.with_room(pool, listener, None, board).or_else(|| {
-                self.await_room(pool, board);
-                self.with_room(pool, listener, None, board)
-            });
-            let Some(worker) = worker else { return };
-            self.note_sent(worker, now);
-            let desk = self.desks.entry(pool).or_default();
-            desk.held.pop_front();
-            desk.accounts.redispatched += 1;
-            self.actions.push_back(Action::Dispatch { worker, connection });
-        }
-    }
-
-    /// Takes back connections that no worker has received.
-    pub(super) fn hold(&mut self, pool: PoolId, connections: Vec<(ListenerId, ConnectionId)>) {
-        self.desks.entry(pool).or_default().held.extend(connections);
-    }
-
-    /// A connection could not be sent: it goes first next time, after a rest.
-    pub(super) fn put_back(
-        &mut self,
-        id: WorkerId,
-        entry: (ListenerId, ConnectionId),
-        now: Instant,
-    ) {
-        let Some(pool) = self.doors.get(&entry.0).map(|door| door.pool) else {
-            let (listener, connection) = entry;
-            return self.actions.push_back(Action::Refuse { listener, connection });
-        };
-        if let Some(worker) = self.roster.get_mut(id) {
-            worker.dispatched = worker.dispatched.saturating_sub(1);
-            worker.messages = worker.messages.saturating_sub(1);
-        }
-        self.desks.entry(pool).or_default().held.push_front(entry);
-        self.rest(pool, now);
     }
 
     /// Pauses all of a pool for a moment: the system is out of something.
@@ -269,38 +227,14 @@ impl Supervisor {
             .iter_mut()
             .filter(|(_, desk)| desk.resting_until.is_some_and(|until| until <= now))
             .map(|(&pool, desk)| {
-                desk.resting_until = None;
+                (desk.resting_until, desk.returned) = (None, 0);
                 pool
             })
             .collect();
         for pool in rested {
             self.resume(pool, now, board);
         }
-        let fed_up: Vec<ListenerId> = self
-            .doors
-            .iter()
-            .filter(|(_, door)| self.answers_at(door).is_some_and(|at| at <= now))
-            .map(|(&listener, _)| listener)
-            .collect();
-        for listener in fed_up {
-            if let Some(door) = self.doors.get_mut(&listener) {
-                door.attention = Attention::Answer;
-                self.actions.push_back(Action::Attend { listener, attention: Attention::Answer });
-            }
-        }
-    }
-
-    /// When a paused listener's clients are to be answered by the shell.
-    fn answers_at(&self, door: &Door) -> Option<Instant> {
-        if self.life.is_stopping() {
-            return None;
-        }
-        match self.goal.pools.get(&door.pool)?.policy()?.unavailable {
-            Unavailable::AnswerAfter(wait) if door.attention == Attention::Pause => {
-                door.starved.map(|since| since + wait)
-            }
-            Unavailable::AnswerAfter(_) | Unavailable::Wait => None,
-        }
+        self.answer_fed_up(now);
     }
 
     pub(super) fn dispatch_deadline(&self) -> Option<Instant> {
@@ -316,57 +250,11 @@ impl Supervisor {
         let candidates = serving.iter().map(|worker| worker.who.worker).collect();
         self.desks.entry(pool).or_default().candidates = candidates;
     }
-
-    /// Makes the listeners known that the wanted and settled plans use, and closes the others.
-    pub(super) fn renew_doors(&mut self, now: Instant) {
-        let mut pools: BTreeMap<ListenerId, PoolId> = BTreeMap::new();
-        // What is settled decides for a listener that changes pools.
-        for (&id, pool) in &self.goal.pools {
-            for &listener in pool.wanted.iter().flat_map(|plan| &plan.policy.listeners) {
-                pools.insert(listener, id);
-            }
-        }
-        for (&id, pool) in &self.goal.pools {
-            for &listener in pool.settled.iter().flat_map(|plan| &plan.policy.listeners) {
-                pools.insert(listener, id);
-            }
-        }
-        for (&listener, &pool) in &pools {
-            let door = self.doors.entry(listener).or_insert(Door {
-                pool,
-                attention: Attention::Pause,
-                starved: Some(now),
-            });
-            door.pool = pool;
-        }
-        let used = self.goal.listeners();
-        let unused: Vec<ListenerId> =
-            self.doors.keys().copied().filter(|listener| !used.contains(listener)).collect();
-        for listener in unused {
-            self.doors.remove(&listener);
-            self.actions.push_back(Action::Close { listener });
-        }
-    }
-
-    /// Closes what is held, at the end, when nobody is left to take it.
-    pub(super) fn refuse_held(&mut self, pool: PoolId) {
-        let desk = self.desks.entry(pool).or_default();
-        desk.accounts.refused += desk.held.len() as u64;
-        for (listener, connection) in desk.held.drain(..) {
-            self.actions.push_back(Action::Refuse { listener, connection });
-        }
-    }
-
-    pub(super) fn held(&self, pool: PoolId) -> u64 {
-        self.desks.get(&pool).map_or(0, |desk| desk.held.len() as u64)
-    }
 }
 
 /// How many connections the worker has in hand, if it can take one more of this listener.
 fn has_room(worker: &Worker, listener: ListenerId, board: &impl Board) -> Option<u64> {
-    if worker.stuck.is_some_and(|stuck| stuck.suspect)
-        || !worker.plan.policy.listeners.contains(&listener)
-    {
+    if worker.is_suspect() || !worker.plan.policy.listeners.contains(&listener) {
         return None;
     }
     let hand = worker.hand(board.counts(worker.who.pool, worker.seat));

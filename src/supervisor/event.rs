@@ -75,7 +75,8 @@ pub enum Event {
         worker: WorkerId,
         /// What it had not received, oldest first.
         connections: Vec<(ListenerId, ConnectionId)>,
-        /// A PING was sent after that.
+        /// One PING more is in its queue than before. One that was read back is sent again and
+        /// does not count.
         pinged: bool,
     },
     /// A worker's process is gone. Its channel was read to the end first.
@@ -87,7 +88,8 @@ pub enum Event {
         /// What it had not received, oldest first.
         rescued: Vec<(ListenerId, ConnectionId)>,
     },
-    /// A connection that was to be dispatched could not be sent.
+    /// A connection could not be sent, though it was ordered ([`super::Action::Dispatch`]) or noted
+    /// ([`super::Supervisor::note_dispatched`]).
     Returned {
         /// Where it came from.
         listener: ListenerId,
@@ -101,7 +103,8 @@ pub enum Event {
         /// Where one waits.
         listener: ListenerId,
     },
-    /// The shell answered a client whom nobody could take.
+    /// The shell answered a client while told to ([`super::Attention::Answer`]), not by
+    /// [`super::Action::Refuse`].
     Refused {
         /// Where it came from.
         listener: ListenerId,

@@ -127,8 +127,11 @@ impl Goal {
         self.rollout.as_ref().is_some_and(|rollout| rollout.pools.contains(&pool))
     }
 
-    pub(super) fn is_booting(&self) -> bool {
-        matches!(self.rollout, Some(Rollout { course: Course::Boot, .. }))
+    /// Whether this generation is the one whose first failed start fails the rollout under way.
+    pub(super) fn is_on_trial(&self, generation: Generation) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| {
+            rollout.course == Course::Forward && rollout.generation == generation
+        })
     }
 
     /// Editions that some plan or waiting reload refers to.
@@ -162,10 +165,18 @@ impl PoolGoal {
 
     /// How many workers should serve. None, where the pool is to go.
     pub(super) fn size(&self) -> u32 {
-        match &self.wanted {
-            Some(plan) => self.scaled.unwrap_or(plan.policy.workers),
-            None => 0,
-        }
+        self.size_of(self.wanted.as_deref())
+    }
+
+    /// How many slots are kept filled: those of what is wanted, and while a rollout is under way
+    /// those of what is settled, too, because it may come to that again.
+    pub(super) fn span(&self, is_rolling: bool) -> u32 {
+        let settled = if is_rolling { self.size_of(self.settled.as_deref()) } else { 0 };
+        self.size().max(settled)
+    }
+
+    fn size_of(&self, plan: Option<&Plan>) -> u32 {
+        plan.map_or(0, |plan| self.scaled.unwrap_or(plan.policy.workers))
     }
 
     pub(super) fn knows(&self, generation: Generation) -> bool {
@@ -174,6 +185,11 @@ impl PoolGoal {
 
     pub(super) fn wants(&self, generation: Generation) -> bool {
         self.wanted.as_ref().is_some_and(|plan| plan.generation == generation)
+    }
+
+    /// Whether this generation was rolled back: it is newer than what is wanted.
+    pub(super) fn is_rejected(&self, generation: Generation) -> bool {
+        self.wanted.as_ref().is_some_and(|plan| plan.generation < generation)
     }
 
     pub(super) fn is_hopeless(&self, generation: Generation) -> bool {
@@ -186,14 +202,18 @@ impl PoolGoal {
         self.tallies.get(&wanted.generation)?.gave_up.as_deref()
     }
 
+    /// Whether there is no plan left that a slot could be filled with.
+    pub(super) fn is_lost(&self) -> bool {
+        self.plans().all(|plan| self.is_hopeless(plan.generation))
+    }
+
     /// The plan for an empty slot: the best known one, unless the slot is new in this rollout.
     pub(super) fn plan_for_vacancy(&self, slot: Slot) -> Option<&Arc<Plan>> {
-        let known = |plan: &&Arc<Plan>| {
-            !self.is_hopeless(plan.generation)
-                && slot.0 <= self.scaled.unwrap_or(plan.policy.workers)
-        };
-        let settled = self.good.iter().chain(&self.settled).find(known);
-        settled.or(self.wanted.as_ref().filter(|plan| !self.is_hopeless(plan.generation)))
+        self.good
+            .iter()
+            .chain(&self.settled)
+            .chain(&self.wanted)
+            .find(|plan| !self.is_hopeless(plan.generation) && slot.0 <= self.size_of(Some(plan)))
     }
 
     /// When `slot` may be filled with this generation.
@@ -272,6 +292,29 @@ impl PoolGoal {
         Verdict::Retry(wait)
     }
 
+    /// Remembers that a generation fails too often. Whether that is new.
+    pub(super) fn note_hopeless(&mut self, generation: Generation, why: &str) -> bool {
+        let tally = self.tallies.entry(generation).or_default();
+        let is_new = tally.gave_up.is_none();
+        tally.gave_up.get_or_insert_with(|| why.to_owned());
+        is_new
+    }
+
+    /// Where what is settled was given up before it was proven, the good plan is wanted again.
+    /// Answers what failed, and why.
+    pub(super) fn go_back_to_good(&mut self) -> Option<(Generation, String)> {
+        let failed = self.settled.as_ref()?.generation;
+        let why = self.tallies.get(&failed)?.gave_up.clone()?;
+        let good = self.good.as_ref()?.generation;
+        if good == failed || self.is_hopeless(good) {
+            return None;
+        }
+        self.settled.clone_from(&self.good);
+        self.wanted.clone_from(&self.good);
+        self.proven_at = None;
+        Some((failed, why))
+    }
+
     /// The settled plan is proven: every respawn uses it from now on.
     pub(super) fn prove(&mut self) {
         self.proven_at = None;
@@ -283,19 +326,20 @@ impl PoolGoal {
 
     /// What is wanted has been reached, or is not to be had.
     pub(super) fn settle(&mut self, now: Instant) {
+        let before = self.settled.as_ref().map(|plan| plan.generation);
         self.settled.clone_from(&self.wanted);
-        let Some(plan) = &self.settled else { return };
-        if self.is_hopeless(plan.generation) {
+        let Some(plan) = &self.settled else {
+            (self.good, self.proven_at) = (None, None);
             return;
+        };
+        if self.is_hopeless(plan.generation) || before == Some(plan.generation) {
+            // The proof of a plan that is settled again goes on where it was.
+            return self.forget_strangers();
         }
         if self.good.as_ref().is_none_or(|good| self.is_hopeless(good.generation)) {
             return self.prove();
         }
-        self.proven_at = self
-            .good
-            .as_ref()
-            .is_some_and(|good| good.generation != plan.generation)
-            .then(|| now + plan.policy.restart_window);
+        self.proven_at = Some(now + plan.policy.restart_window);
         self.forget_strangers();
     }
 

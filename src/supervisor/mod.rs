@@ -9,15 +9,25 @@
 //! Connections are frequent, so they do not run the pass: [`Supervisor::choose`] names a worker,
 //! and what a worker counted is read from the [`Board`], which is an argument, like time.
 //!
-//! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `reconcile`, `dispatch`, `stall`.
+//! The shell keeps to three rules. It carries out all orders before it reports the next fact. A
+//! failure to carry one out is the next fact. And it calls [`Supervisor::handle_timeout`] at every
+//! turn: that costs nothing when nothing is due.
+//!
+//! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `reconcile`, `rollout`, `failure`,
+//! `dispatch`, `doors`, `held`, `stall`.
 
 mod action;
 mod chance;
 mod dispatch;
+mod display;
+mod doors;
 mod event;
+mod failure;
 mod goal;
+mod held;
 mod policy;
 mod reconcile;
+mod rollout;
 mod roster;
 mod stall;
 mod status;
@@ -38,9 +48,10 @@ pub use policy::{
 pub use status::{PhaseName, PoolStatus, Progress, Status, WorkerStatus};
 
 use chance::Chance;
-use dispatch::{Desk, Door};
-use goal::{Course, Goal, Verdict};
-use roster::{Phase, Roster};
+use dispatch::Desk;
+use doors::Door;
+use goal::Goal;
+use roster::Roster;
 
 /// What a worker counted. Untrusted: the mind bounds it before use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,9 +99,14 @@ pub struct Supervisor {
     goal: Goal,
     roster: Roster,
     life: Life,
+    /// Every listener that the shell has open for us.
+    listeners: BTreeSet<ListenerId>,
+    /// Those that a plan uses.
     doors: BTreeMap<ListenerId, Door>,
     desks: BTreeMap<PoolId, Desk>,
     editions: BTreeSet<Edition>,
+    /// Systemd was told READY before.
+    was_ready: bool,
     /// How many generations may drain at once.
     generations: usize,
     chance: Chance,
@@ -110,9 +126,11 @@ impl Supervisor {
             goal: Goal::default(),
             roster: Roster::default(),
             life: Life::Running,
+            listeners: BTreeSet::new(),
             doors: BTreeMap::new(),
             desks: BTreeMap::new(),
             editions: BTreeSet::new(),
+            was_ready: false,
             generations,
             chance: Chance::new(seed),
             actions: VecDeque::new(),
@@ -130,16 +148,13 @@ impl Supervisor {
             Event::ScaleRequested { pool, scale } => self.scale(pool, scale),
             Event::Resized { pool, workers } => self.resize(pool, workers),
             Event::StopRequested => self.stop(),
-            Event::Swept => self.life = Life::Stopping,
+            Event::Swept if self.life == Life::Sweeping => self.life = Life::Stopping,
+            Event::Swept => {}
             Event::SpawnFailed { worker, why } => {
                 self.fail_start(worker, why, now);
                 self.roster.bury(worker);
             }
-            Event::Unfit { worker, why } => {
-                self.fail_start(worker, why, now);
-                self.roster.kill(worker);
-                self.actions.push_back(Action::Kill { worker });
-            }
+            Event::Unfit { worker, why } => self.dismiss(worker, why, now),
             Event::Ready { worker, limit } => self.promote(worker, limit, now),
             Event::RetireRequested { worker } => {
                 if let Some(worker) = self.roster.get_mut(worker) {
@@ -207,6 +222,8 @@ impl Supervisor {
 
     fn want(&mut self, wish: WishId, edition: Edition, pools: Vec<(PoolId, Option<Policy>)>) {
         self.editions.insert(edition);
+        let policies = pools.iter().filter_map(|(_, policy)| policy.as_ref());
+        self.listeners.extend(policies.flat_map(|policy| &policy.listeners));
         if self.life.is_stopping() {
             let outcome = Err("the service is stopping".to_owned());
             return self.actions.push_back(Action::Reply { wish, outcome });
@@ -215,7 +232,9 @@ impl Supervisor {
     }
 
     fn scale(&mut self, pool: PoolId, scale: Scale) {
-        let Some(goal) = self.goal.pools.get_mut(&pool) else { return };
+        let Some(goal) = self.goal.pools.get_mut(&pool).filter(|goal| goal.wanted.is_some()) else {
+            return;
+        };
         let size = goal.size();
         let workers = match scale {
             Scale::To(workers) => workers.max(1),
@@ -229,6 +248,10 @@ impl Supervisor {
     }
 
     fn resize(&mut self, pool: PoolId, workers: u32) {
+        let next = self.goal.next.as_mut().and_then(|next| next.pools.get_mut(&pool));
+        if let Some(Some((_, policy))) = next {
+            policy.workers = workers.max(1);
+        }
         let Some(goal) = self.goal.pools.get_mut(&pool) else { return };
         let size = goal.size();
         for plan in goal.wanted.iter_mut().chain(&mut goal.settled).chain(&mut goal.good) {
@@ -268,109 +291,8 @@ impl Supervisor {
         self.record(Record::Ready(who));
     }
 
-    /// A worker did not get ready: the slot is tried again, or the pool gives up, or a rollout
-    /// that needed it goes back.
-    fn fail_start(&mut self, id: WorkerId, why: String, now: Instant) {
-        let Some(worker) = self.roster.get(id).filter(|worker| worker.is_starting()) else {
-            return;
-        };
-        let (who, plan) = (worker.who, Arc::clone(&worker.plan));
-        let Some(goal) = self.goal.pools.get_mut(&who.pool) else { return };
-        let name = plan.policy.name.clone();
-        let verdict = goal.note_failed_start(&plan, who.slot, now, &mut self.chance);
-        let decides = self.decides_rollout(&plan, who.pool);
-        let retry = match &verdict {
-            Verdict::Retry(wait) if !decides => Some(*wait),
-            Verdict::Retry(_) | Verdict::Hopeless(_) => None,
-        };
-        self.record(Record::StartFailed { who, why: why.clone(), retry });
-        if decides {
-            self.roll_back(format!("{name}/{} {why}", who.slot.0));
-        } else if let Verdict::Hopeless(count) = verdict {
-            self.give_up(&plan, who.pool, format!("{count}, the last one {why}"), now);
-        }
-    }
-
-    /// A serving worker is gone, or as good as gone.
-    fn lose(&mut self, id: WorkerId, why: String, rescued: u64, now: Instant, board: &impl Board) {
-        let Some(worker) = self.roster.get(id) else { return };
-        let Phase::Serving { since } = worker.phase() else { return };
-        let (who, plan) = (worker.who, Arc::clone(&worker.plan));
-        let cut = worker.hand(board.counts(who.pool, worker.seat)).in_hand;
-        let served = now.saturating_duration_since(since);
-        self.record(Record::Lost { who, why: why.clone(), cut, rescued });
-        let Some(goal) = self.goal.pools.get_mut(&who.pool) else { return };
-        let verdict = goal.note_loss(&plan, who.slot, served, now, &mut self.chance);
-        if let Verdict::Hopeless(count) = verdict {
-            let name = &plan.policy.name;
-            let text = format!("{count}, the last one ({name}/{}) {why}", who.slot.0);
-            if self.decides_rollout(&plan, who.pool) {
-                self.roll_back(text);
-            } else {
-                self.give_up(&plan, who.pool, text, now);
-            }
-        }
-    }
-
-    /// Whether a failure of this plan fails the rollout under way.
-    fn decides_rollout(&self, plan: &goal::Plan, pool: PoolId) -> bool {
-        self.goal.rollout.as_ref().is_some_and(|rollout| {
-            rollout.course == Course::Forward
-                && rollout.generation == plan.generation
-                && rollout.pools.contains(&pool)
-        })
-    }
-
-    fn give_up(&mut self, plan: &goal::Plan, pool: PoolId, why: String, now: Instant) {
-        let Some(goal) = self.goal.pools.get_mut(&pool) else { return };
-        let generation = plan.generation;
-        let tally = goal.tallies.entry(generation).or_default();
-        if tally.gave_up.is_some() {
-            return;
-        }
-        tally.gave_up = Some(why.clone());
-        let is_unproven = goal.proven_at.is_some()
-            && goal.settled.as_ref().is_some_and(|plan| plan.generation == generation);
-        let serving = self.roster.serving(pool);
-        self.record(Record::GaveUp { pool, generation, why: why.clone(), serving });
-        if is_unproven {
-            self.go_back_to_good(pool, why, now);
-        }
-    }
-
-    fn bury(
-        &mut self,
-        id: WorkerId,
-        how: &str,
-        rescued: Vec<(ListenerId, ConnectionId)>,
-        now: Instant,
-        board: &impl Board,
-    ) {
-        let count = rescued.len() as u64;
-        if let Some(worker) = self.roster.get_mut(id) {
-            worker.dispatched = worker.dispatched.saturating_sub(count);
-            worker.messages = worker.messages.saturating_sub(count);
-        }
-        self.fail_start(id, format!("{how} before it was ready"), now);
-        self.lose(id, how.to_owned(), count, now, board);
-        let Some(worker) = self.roster.bury(id) else { return };
-        let pool = worker.who.pool;
-        let in_hand = worker.hand(board.counts(pool, worker.seat)).in_hand;
-        let desk = self.desks.entry(pool).or_default();
-        desk.accounts.cut += in_hand;
-        desk.accounts.finished += worker.dispatched - in_hand;
-        match worker.phase() {
-            Phase::Draining { .. } | Phase::Terminated { .. } | Phase::Killed => {
-                self.record(Record::Left { who: worker.who, cut: in_hand });
-            }
-            Phase::Starting { .. } | Phase::Serving { .. } => {}
-        }
-        self.renew_candidates(pool);
-        self.hold(pool, rescued);
-    }
-
     fn note_room(&mut self, worker: WorkerId, now: Instant, board: &impl Board) {
-        self.note_life(worker);
+        self.note_life(worker, board);
         if let Some(pool) = self.roster.get(worker).map(|worker| worker.who.pool) {
             self.resume(pool, now, board);
             self.refresh_deadline();
@@ -385,10 +307,11 @@ impl Supervisor {
         now: Instant,
         board: &impl Board,
     ) {
-        let Some(worker) = self.roster.get_mut(id) else { return };
-        let count = connections.len() as u64;
-        worker.dispatched = worker.dispatched.saturating_sub(count);
-        worker.messages = worker.messages.saturating_sub(count) + u64::from(pinged);
+        self.unsend(id, connections.len() as u64);
+        let Some(worker) = self.roster.get_mut(id) else {
+            return self.hold_homeless(connections);
+        };
+        worker.messages += u64::from(pinged);
         let pool = worker.who.pool;
         self.hold(pool, connections);
         self.watch_progress(now);
@@ -401,31 +324,6 @@ impl Supervisor {
             let accounts = &mut self.desks.entry(door.pool).or_default().accounts;
             accounts.accepted += 1;
             accounts.refused += 1;
-        }
-    }
-
-    /// A phase has lasted too long.
-    fn escalate(&mut self, id: WorkerId, now: Instant, board: &impl Board) {
-        let Some(worker) = self.roster.get(id) else { return };
-        let who = worker.who;
-        let in_hand = worker.hand(board.counts(who.pool, worker.seat)).in_hand;
-        match worker.phase() {
-            Phase::Starting { .. } => {
-                let limit = worker.plan.policy.start_timeout;
-                self.fail_start(id, format!("was not ready within {limit:?}"), now);
-                self.roster.kill(id);
-                self.actions.push_back(Action::Kill { worker: id });
-            }
-            Phase::Draining { .. } => {
-                self.record(Record::Overdue { who, in_hand });
-                self.roster.terminate(id, now);
-                self.actions.push_back(Action::Terminate { worker: id });
-            }
-            Phase::Terminated { .. } => {
-                self.roster.kill(id);
-                self.actions.push_back(Action::Kill { worker: id });
-            }
-            Phase::Serving { .. } | Phase::Killed => {}
         }
     }
 

@@ -7,16 +7,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::action::{Action, Announcement, Reason, Record, Spawn};
-use super::goal::{Course, Plan, Rollout};
+use super::action::{Action, Reason, Record, Spawn};
+use super::goal::Plan;
 use super::roster::Worker;
-use super::{Board, Generation, Life, PoolId, Slot, Supervisor, WorkerId};
+use super::{Board, Life, PoolId, Slot, Supervisor, WorkerId};
 
 impl Supervisor {
     /// Emits the orders that are missing. Calling it again without a new fact emits nothing.
     pub(super) fn reconcile(&mut self, now: Instant, board: &impl Board) {
+        self.resume_all(now, board);
         match self.life {
-            Life::Running | Life::Sweeping => loop {
+            Life::Running => loop {
                 self.begin_next(now);
                 for pool in self.goal.pools.keys().copied().collect::<Vec<_>>() {
                     self.fill_vacancies(pool, now);
@@ -27,63 +28,39 @@ impl Supervisor {
                     break;
                 }
             },
+            // Nobody is started or replaced any more; what is there takes the last clients.
+            Life::Sweeping => {}
             Life::Stopping => self.wind_down(now),
-            Life::Over => {}
+            Life::Over => return,
         }
-        for pool in self.desks.keys().copied().collect::<Vec<_>>() {
-            self.resume(pool, now, board);
+        if self.life == Life::Over {
+            return self.refresh_deadline();
         }
+        self.close_unused();
+        self.resume_all(now, board);
         self.forget_editions();
+        self.forget_pools();
         self.refresh_deadline();
         #[cfg(debug_assertions)]
         self.check_invariants();
     }
 
-    /// The waiting reload becomes the goal, when its turn has come.
-    fn begin_next(&mut self, now: Instant) {
-        if self.life != Life::Running || self.goal.rollout.is_some() {
-            return;
-        }
-        if self.roster.leaving_generations().len() >= self.generations {
-            return;
-        }
-        let Some(next) = self.goal.next.take() else { return };
-        self.goal.latest += 1;
-        let generation = Generation(self.goal.latest);
-        let is_boot = self.goal.pools.is_empty();
-        let pools = next.pools.keys().copied().collect();
-        for (pool, plan) in next.pools {
-            let goal = self.goal.pools.entry(pool).or_default();
-            goal.wanted =
-                plan.map(|(edition, policy)| Arc::new(Plan { generation, edition, policy }));
-            self.desks.entry(pool).or_default();
-        }
-        let course = if is_boot { Course::Boot } else { Course::Forward };
-        let rollout = Rollout { generation, pools, wishes: next.wishes, begun: now, course };
-        let pools = rollout.pools.iter().copied().collect();
-        self.goal.rollout = Some(rollout);
-        self.renew_doors(now);
-        if !is_boot {
-            self.announce(Announcement::Reloading);
-        }
-        self.record(Record::RolloutBegun { generation, pools });
-    }
-
     /// A slot that nobody fills gets a worker of the last good generation.
     fn fill_vacancies(&mut self, pool: PoolId, now: Instant) {
         let Some(goal) = self.goal.pools.get(&pool) else { return };
-        let is_careful = self.goal.is_rolling(pool) && !self.goal.is_booting();
-        let surge = goal.policy().map_or(1, |policy| policy.surge);
-        let mut orders = Vec::new();
-        for slot in (1..=goal.size()).map(Slot) {
-            if self.roster.is_filled(pool, slot) {
-                continue;
-            }
+        let mut orders: Vec<(Slot, Arc<Plan>)> = Vec::new();
+        for slot in (1..=goal.span(self.goal.is_rolling(pool))).map(Slot) {
             let Some(plan) = goal.plan_for_vacancy(slot) else { continue };
+            // One that starts out of another plan is a hope, not a worker.
+            let is_filled = self.roster.in_slot(pool, slot).any(|worker| {
+                worker.is_serving()
+                    || (worker.is_starting() && worker.who.generation == plan.generation)
+            });
             let starting = self.roster.starting(pool) as usize + orders.len();
-            let is_new = goal.wants(plan.generation);
-            if goal.not_before(plan.generation, slot).is_some_and(|at| at > now)
-                || (is_careful && is_new && starting >= surge as usize)
+            let surge = plan.policy.surge as usize;
+            if is_filled
+                || goal.not_before(plan.generation, slot).is_some_and(|at| at > now)
+                || (self.goal.is_on_trial(plan.generation) && starting >= surge)
             {
                 continue;
             }
@@ -126,29 +103,27 @@ impl Supervisor {
     }
 
     /// Who is no longer needed leaves.
-    fn retire(&mut self, pool: PoolId, now: Instant) {
+    pub(super) fn retire(&mut self, pool: PoolId, now: Instant) {
         let Some(goal) = self.goal.pools.get(&pool) else { return };
-        let is_rolling = self.goal.is_rolling(pool);
+        let span = goal.span(self.goal.is_rolling(pool));
         let mut leaving = Vec::new();
         let mut unwanted = Vec::new();
         for worker in self.roster.of(pool) {
             let who = worker.who;
-            let is_surplus = who.slot.0 > goal.size();
+            let is_surplus = who.slot.0 > span;
             if worker.is_serving() {
-                if is_surplus && !is_rolling {
+                if is_surplus {
                     leaving.push((who.worker, Reason::Surplus));
                 } else if self.is_succeeded(worker) {
                     leaving.push((who.worker, Reason::Replaced));
                 }
             } else if worker.is_starting()
-                && (is_surplus || !goal.knows(who.generation) || self.is_succeeded(worker))
+                && (is_surplus || goal.is_rejected(who.generation) || self.is_succeeded(worker))
             {
                 unwanted.push(who.worker);
             }
         }
-        for (worker, reason) in leaving {
-            self.drain(worker, reason, now);
-        }
+        self.drain(&leaving, now);
         for worker in unwanted {
             self.roster.kill(worker);
             self.actions.push_back(Action::Kill { worker });
@@ -169,82 +144,6 @@ impl Supervisor {
             .any(|other| other.who.worker != who.worker && rank(other) > rank(worker))
     }
 
-    /// Judges the rollout. Whether something was reached, so that the pass runs once more.
-    fn arrive(&mut self, now: Instant) -> bool {
-        let Some(rollout) = &self.goal.rollout else {
-            self.end_if_hopeless();
-            return false;
-        };
-        if !rollout.pools.iter().all(|&pool| self.has_arrived(pool, &rollout.course)) {
-            return false;
-        }
-        let Some(rollout) = self.goal.rollout.take() else { return false };
-        let is_ready = self.goal.pools.keys().any(|&pool| self.is_ready(pool));
-        for pool in &rollout.pools {
-            if let Some(goal) = self.goal.pools.get_mut(pool) {
-                goal.settle(now);
-            }
-        }
-        self.renew_doors(now);
-        let took = now.saturating_duration_since(rollout.begun);
-        let generation = rollout.generation;
-        let outcome = match rollout.course {
-            Course::Boot if !is_ready => Err("no pool got ready".to_owned()),
-            Course::Boot | Course::Forward => {
-                self.record(Record::RolloutDone { generation, took });
-                Ok(generation)
-            }
-            Course::Back { why } => {
-                self.record(Record::RolledBack { generation, took });
-                Err(why)
-            }
-        };
-        if is_ready {
-            self.announce(Announcement::Ready);
-        }
-        for wish in rollout.wishes {
-            self.actions.push_back(Action::Reply { wish, outcome: outcome.clone() });
-        }
-        true
-    }
-
-    /// Whether every slot of the pool is as wanted, or nothing can be done about it.
-    fn has_arrived(&self, pool: PoolId, course: &Course) -> bool {
-        let Some(goal) = self.goal.pools.get(&pool) else { return true };
-        let Some(wanted) = &goal.wanted else { return true };
-        if goal.is_hopeless(wanted.generation) && *course != Course::Forward {
-            return !self.roster.of(pool).any(Worker::is_starting);
-        }
-        (1..=goal.size()).map(Slot).all(|slot| {
-            self.roster
-                .in_slot(pool, slot)
-                .any(|worker| worker.is_serving() && goal.wants(worker.who.generation))
-        })
-    }
-
-    /// Whether every slot of the pool is served.
-    fn is_ready(&self, pool: PoolId) -> bool {
-        let size = self.goal.pools.get(&pool).map_or(0, super::goal::PoolGoal::size);
-        size > 0
-            && (1..=size)
-                .map(Slot)
-                .all(|slot| self.roster.in_slot(pool, slot).any(Worker::is_serving))
-    }
-
-    /// The service ends when every pool has given up and no worker is left: not while one serves.
-    fn end_if_hopeless(&mut self) {
-        if self.goal.pools.is_empty() || self.goal.next.is_some() || !self.roster.is_empty() {
-            return;
-        }
-        let mut reasons = Vec::new();
-        for pool in self.goal.pools.values().filter(|pool| pool.wanted.is_some()) {
-            let Some(why) = pool.gave_up() else { return };
-            let name = pool.policy().map_or("", |policy| policy.name.as_str());
-            reasons.push(format!("{name} gave up: {why}"));
-        }
-        self.exit(Some(reasons.join("; ")));
-    }
-
     /// The goal is empty: everybody leaves, and the last one turns the light off.
     fn wind_down(&mut self, now: Instant) {
         let starting: Vec<WorkerId> =
@@ -253,20 +152,25 @@ impl Supervisor {
             self.roster.kill(worker);
             self.actions.push_back(Action::Kill { worker });
         }
-        let serving: Vec<WorkerId> =
-            self.roster.iter().filter(|w| w.is_serving()).map(|w| w.who.worker).collect();
-        for worker in serving {
-            self.drain(worker, Reason::Stop, now);
-        }
+        let serving: Vec<(WorkerId, Reason)> = self
+            .roster
+            .iter()
+            .filter(|worker| worker.is_serving())
+            .map(|worker| (worker.who.worker, Reason::Stop))
+            .collect();
+        self.drain(&serving, now);
         for pool in self.desks.keys().copied().collect::<Vec<_>>() {
-            self.refuse_held(pool);
+            self.refuse_held(pool, None);
         }
         if self.roster.is_empty() {
             self.exit(None);
         }
     }
 
-    fn exit(&mut self, failure: Option<String>) {
+    pub(super) fn exit(&mut self, failure: Option<String>) {
+        for pool in self.desks.keys().copied().collect::<Vec<_>>() {
+            self.refuse_held(pool, None);
+        }
         self.life = Life::Over;
         self.actions.push_back(Action::Exit { failure });
     }
@@ -295,48 +199,34 @@ impl Supervisor {
         self.actions.push_back(Action::Spawn(spawn));
     }
 
-    fn drain(&mut self, worker: WorkerId, reason: Reason, now: Instant) {
-        let deadline = self.roster.drain(worker, now);
-        let Some(who) = self.roster.get(worker).map(|worker| worker.who) else { return };
-        self.renew_candidates(who.pool);
-        self.record(Record::Draining { who, reason });
-        let take_back = reason != Reason::Stop && self.roster.serving(who.pool) > 0;
-        self.actions.push_back(Action::Drain { worker, deadline, take_back });
+    fn drain(&mut self, leaving: &[(WorkerId, Reason)], now: Instant) {
+        // All of them first: none of them can have what another has not received.
+        let mut orders = Vec::new();
+        for &(id, reason) in leaving {
+            let deadline = self.roster.drain(id, now);
+            orders.push((id, reason, deadline));
+        }
+        for (id, reason, deadline) in orders {
+            let Some(worker) = self.roster.get(id) else { continue };
+            let (who, take_back) = (worker.who, self.have_others(worker));
+            self.renew_candidates(who.pool);
+            self.record(Record::Draining { who, reason });
+            self.actions.push_back(Action::Drain { worker: id, deadline, take_back });
+        }
     }
 
-    /// The rollout is over before its end: its pools go back to what is settled.
-    pub(super) fn roll_back(&mut self, why: String) {
-        let Some(rollout) = &mut self.goal.rollout else { return };
-        if rollout.course != Course::Forward {
-            return;
-        }
-        rollout.course = Course::Back { why: why.clone() };
-        let generation = rollout.generation;
-        for pool in &rollout.pools {
-            if let Some(goal) = self.goal.pools.get_mut(pool) {
-                goal.wanted.clone_from(&goal.settled);
-            }
-        }
-        self.record(Record::RollingBack { generation, why });
-    }
-
-    /// A settled plan that is not proven yet has failed: the pool goes back to the good one.
-    pub(super) fn go_back_to_good(&mut self, pool: PoolId, why: String, now: Instant) {
-        let Some(goal) = self.goal.pools.get_mut(&pool) else { return };
-        let Some(settled) = goal.settled.as_ref().map(|plan| plan.generation) else { return };
-        let is_good = |plan: &Arc<Plan>| plan.generation != settled;
-        if self.goal.rollout.is_some() || !goal.good.as_ref().is_some_and(is_good) {
-            return;
-        }
-        goal.settled.clone_from(&goal.good);
-        goal.wanted.clone_from(&goal.good);
-        goal.proven_at = None;
-        let course = Course::Back { why: why.clone() };
-        let (pools, wishes) = ([pool].into(), Vec::new());
-        let rollout = Rollout { generation: settled, pools, wishes, begun: now, course };
-        self.goal.rollout = Some(rollout);
-        self.announce(Announcement::Reloading);
-        self.record(Record::RollingBack { generation: settled, why });
+    /// Whether others can have everything that this worker may have been sent. If not, it is told
+    /// to drain behind what waits in its channel.
+    fn have_others(&self, worker: &Worker) -> bool {
+        let listeners = &worker.plan.policy.listeners;
+        let others = || {
+            let serving = self.roster.of(worker.who.pool).filter(|other| other.is_serving());
+            serving.filter(|other| !other.is_suspect())
+        };
+        !listeners.is_empty()
+            && listeners.iter().all(|listener| {
+                others().any(|other| other.plan.policy.listeners.contains(listener))
+            })
     }
 
     fn forget_editions(&mut self) {
@@ -347,6 +237,10 @@ impl Supervisor {
             self.editions.remove(&edition);
             self.actions.push_back(Action::Forget { edition });
         }
+    }
+
+    /// A pool that is to go is gone with its last worker.
+    fn forget_pools(&mut self) {
         let gone: Vec<PoolId> = self
             .goal
             .pools
@@ -359,7 +253,7 @@ impl Supervisor {
             .map(|(&id, _)| id)
             .collect();
         for pool in gone {
-            self.refuse_held(pool);
+            self.refuse_held(pool, None);
             self.goal.pools.remove(&pool);
             self.desks.remove(&pool);
         }
@@ -382,6 +276,8 @@ impl Supervisor {
 
     #[cfg(debug_assertions)]
     fn check_invariants(&self) {
+        let stray = self.doors.keys().find(|listener| !self.listeners.contains(listener));
+        assert!(stray.is_none(), "{stray:?} is closed, but not forgotten");
         for worker in self.roster.iter().filter(|worker| worker.is_serving()) {
             let desk = self.desks.get(&worker.who.pool);
             assert!(desk.is_some(), "{} serves a pool that is gone", worker.who.worker);

@@ -75,6 +75,11 @@ impl Worker {
         matches!(self.phase, Phase::Starting { .. })
     }
 
+    /// It takes nothing at the moment, and what it had not received went to others.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.stuck.is_some_and(|stuck| stuck.suspect)
+    }
+
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. } | Phase::Terminated { .. })
     }
@@ -131,11 +136,6 @@ impl Roster {
 
     pub(super) fn is_empty(&self) -> bool {
         self.workers.is_empty()
-    }
-
-    /// Whether a worker starts or serves in the slot.
-    pub(super) fn is_filled(&self, pool: PoolId, slot: Slot) -> bool {
-        self.in_slot(pool, slot).any(|worker| worker.is_starting() || worker.is_serving())
     }
 
     pub(super) fn starting(&self, pool: PoolId) -> u32 {

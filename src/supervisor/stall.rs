@@ -61,9 +61,10 @@ impl Supervisor {
         let watchdog = worker.plan.policy.watchdog;
         if watchdog.is_some_and(|limit| waited >= limit) {
             let (who, in_hand) = (worker.who, worker.hand(counts).in_hand);
+            let worker = worker.clone();
             self.record(Record::Stalled { who, since: waited, in_hand });
-            self.lose(id, format!("took nothing for {waited:.1?}"), 0, now, board);
             self.roster.kill(id);
+            self.note_loss(&worker, &format!("took nothing for {waited:.1?}"), now);
             self.renew_candidates(who.pool);
             self.actions.push_back(Action::Kill { worker: id });
             return false;
@@ -75,9 +76,12 @@ impl Supervisor {
         true
     }
 
-    /// It received something, so it lives.
-    pub(super) fn note_life(&mut self, id: WorkerId) {
-        if let Some(worker) = self.roster.get_mut(id) {
+    /// It said something. If it has received something since, it lives; a message that it sent
+    /// before it fell silent proves nothing.
+    pub(super) fn note_life(&mut self, id: WorkerId, board: &impl Board) {
+        let Some(worker) = self.roster.get_mut(id) else { return };
+        let progress = board.counts(worker.who.pool, worker.seat).progress;
+        if worker.stuck.is_some_and(|stuck| stuck.progress != progress) {
             worker.stuck = None;
         }
     }

@@ -1,0 +1,122 @@
+//! Orders and records in one short line each: what transcripts are made of, and debug logs.
+
+use std::fmt;
+
+use super::action::{Action, Announcement, Attention, Reason, Record, Spawn, Who};
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Spawn(spawn) => write!(f, "spawn {spawn}"),
+            Action::Drain { worker, deadline, take_back } => {
+                let how = if *take_back { ", take back what it has not received" } else { "" };
+                write!(f, "drain {worker} within {deadline:?}{how}")
+            }
+            Action::TakeBack { worker } => write!(f, "take back from {worker}, and ping it"),
+            Action::Terminate { worker } => write!(f, "terminate {worker}"),
+            Action::Kill { worker } => write!(f, "kill {worker}"),
+            Action::Dispatch { worker, connection } => {
+                write!(f, "dispatch {connection} to {worker}")
+            }
+            Action::Refuse { listener, connection } => {
+                write!(f, "refuse {connection} of {listener}")
+            }
+            Action::Attend { listener, attention } => write!(f, "{attention} {listener}"),
+            Action::Close { listener } => write!(f, "close {listener}"),
+            Action::Sweep => f.write_str("sweep"),
+            Action::Forget { edition } => write!(f, "forget {edition}"),
+            Action::Reply { wish, outcome: Ok(generation) } => {
+                write!(f, "reply {wish}: done, {generation}")
+            }
+            Action::Reply { wish, outcome: Err(why) } => write!(f, "reply {wish}: failed, {why}"),
+            Action::Announce(announcement) => write!(f, "announce {announcement}"),
+            Action::Record(record) => write!(f, "record: {record}"),
+            Action::Exit { failure: None } => f.write_str("exit"),
+            Action::Exit { failure: Some(why) } => write!(f, "exit with failure: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Spawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}, {}", self.who, self.seat, self.edition)?;
+        if self.request_limit > 0 {
+            write!(f, ", for {} requests", self.request_limit)?;
+        }
+        if self.last_resort { f.write_str(", last resort") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({} {} {})", self.worker, self.pool, self.slot, self.generation)
+    }
+}
+
+impl fmt::Display for Attention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Attention::Pause => "pause",
+            Attention::Accept => "accept",
+            Attention::Answer => "answer",
+        })
+    }
+}
+
+impl fmt::Display for Announcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Announcement::Ready => "READY",
+            Announcement::Reloading => "RELOADING",
+            Announcement::Stopping => "STOPPING",
+        })
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::Replaced => "replaced",
+            Reason::Surplus => "surplus",
+            Reason::Stop => "stop",
+        })
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Record::Ready(who) => write!(f, "{who} ready"),
+            Record::StartFailed { who, why, retry: Some(wait) } => {
+                write!(f, "{who} {why}; again in {:.1} s", wait.as_secs_f64())
+            }
+            Record::StartFailed { who, why, retry: None } => write!(f, "{who} {why}"),
+            Record::Lost { who, why, cut, rescued } => {
+                write!(f, "{who} lost: {why}; {cut} cut, {rescued} rescued")
+            }
+            Record::Stalled { who, since, in_hand } => {
+                write!(f, "{who} stalled for {since:?}; {in_hand} in hand")
+            }
+            Record::Draining { who, reason } => write!(f, "{who} draining: {reason}"),
+            Record::Overdue { who, in_hand } => write!(f, "{who} overdue; {in_hand} in hand"),
+            Record::Left { who, cut } => write!(f, "{who} left; {cut} cut"),
+            Record::RolloutBegun { generation, pools } => {
+                write!(f, "rollout of {generation} begun: {pools:?}")
+            }
+            Record::RolloutDone { generation, took } => {
+                write!(f, "rollout of {generation} done in {:.1} s", took.as_secs_f64())
+            }
+            Record::RollingBack { generation, why } => {
+                write!(f, "rolling back {generation}: {why}")
+            }
+            Record::RolledBack { generation, took } => {
+                write!(f, "rolled back {generation} after {:.1} s", took.as_secs_f64())
+            }
+            Record::GaveUp { pool, generation, why, serving } => {
+                write!(f, "{pool} gave up on {generation}: {why}; {serving} serving")
+            }
+            Record::Resized { pool, workers } => write!(f, "{pool} resized to {workers}"),
+            Record::Stopping { workers } => write!(f, "stopping {workers} workers"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What follows when a worker does not get ready, is lost, or lasts too long.
+//!
+//! A failure is tallied against the worker's own generation. It leads to another try after a
+//! while; or, when the generation that is being rolled out does not get ready, to the way back; or,
+//! when it happens too often, to giving that generation up. Nothing is started here: the pass that
+//! follows fills what is empty.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::goal::{Course, Plan, Verdict};
+use super::roster::{Phase, Worker};
+use super::{Action, Board, ConnectionId, ListenerId, PoolId, Record, Supervisor, WorkerId};
+
+impl Supervisor {
+    /// A worker did not get ready: the slot is tried again, or the pool gives up, or a rollout
+    /// that needed it goes back.
+    pub(super) fn fail_start(&mut self, id: WorkerId, why: String, now: Instant) {
+        let Some(worker) = self.roster.get(id).filter(|worker| worker.is_starting()) else {
+            return;
+        };
+        let (who, plan) = (worker.who, Arc::clone(&worker.plan));
+        let Some(goal) = self.goal.pools.get_mut(&who.pool) else { return };
+        let name = plan.policy.name.clone();
+        let verdict = goal.note_failed_start(&plan, who.slot, now, &mut self.chance);
+        let decides = self.decides_rollout(&plan, who.pool);
+        let retry = match &verdict {
+            Verdict::Retry(wait) if !decides => Some(*wait),
+            Verdict::Retry(_) | Verdict::Hopeless(_) => None,
+        };
+        self.record(Record::StartFailed { who, why: why.clone(), retry });
+        if decides {
+            self.roll_back(format!("{name}/{} {why}", who.slot.0));
+        } else if let Verdict::Hopeless(count) = verdict {
+            self.give_up(&plan, who.pool, format!("{count}, the last one {why}"));
+        }
+    }
+
+    /// A worker's READY cannot be accepted.
+    pub(super) fn dismiss(&mut self, id: WorkerId, why: String, now: Instant) {
+        if self.roster.get(id).is_some_and(Worker::is_starting) {
+            self.fail_start(id, why, now);
+            self.roster.kill(id);
+            self.actions.push_back(Action::Kill { worker: id });
+        }
+    }
+
+    /// A serving worker is gone, or as good as gone.
+    pub(super) fn note_loss(&mut self, worker: &Worker, why: &str, now: Instant) {
+        let Phase::Serving { since } = worker.phase() else { return };
+        let (who, plan) = (worker.who, Arc::clone(&worker.plan));
+        let served = now.saturating_duration_since(since);
+        let Some(goal) = self.goal.pools.get_mut(&who.pool) else { return };
+        let verdict = goal.note_loss(&plan, who.slot, served, now, &mut self.chance);
+        if let Verdict::Hopeless(count) = verdict {
+            let name = &plan.policy.name;
+            let text = format!("{count}, the last one ({name}/{}) {why}", who.slot.0);
+            if self.decides_rollout(&plan, who.pool) {
+                self.roll_back(text);
+            } else {
+                self.give_up(&plan, who.pool, text);
+            }
+        }
+    }
+
+    /// Whether a failure of this plan fails the rollout under way.
+    fn decides_rollout(&self, plan: &Plan, pool: PoolId) -> bool {
+        self.goal.rollout.as_ref().is_some_and(|rollout| {
+            rollout.course == Course::Forward
+                && rollout.generation == plan.generation
+                && rollout.pools.contains(&pool)
+        })
+    }
+
+    /// This generation of the pool is not started again.
+    fn give_up(&mut self, plan: &Plan, pool: PoolId, why: String) {
+        let Some(goal) = self.goal.pools.get_mut(&pool) else { return };
+        let generation = plan.generation;
+        if goal.knows(generation) && goal.note_hopeless(generation, &why) {
+            let serving = self.roster.serving(pool);
+            self.record(Record::GaveUp { pool, generation, why, serving });
+        }
+    }
+
+    /// A worker's process is gone, and its channel was read to the end.
+    pub(super) fn bury(
+        &mut self,
+        id: WorkerId,
+        how: &str,
+        rescued: Vec<(ListenerId, ConnectionId)>,
+        now: Instant,
+        board: &impl Board,
+    ) {
+        let count = rescued.len() as u64;
+        self.unsend(id, count);
+        let Some(worker) = self.roster.get(id).cloned() else {
+            return self.hold_homeless(rescued);
+        };
+        let who = worker.who;
+        let cut = worker.hand(board.counts(who.pool, worker.seat)).in_hand;
+        let finished = worker.dispatched - cut;
+        match worker.phase() {
+            Phase::Starting { .. } => {
+                self.fail_start(id, format!("{how} before it was ready"), now)
+            }
+            Phase::Serving { .. } => {
+                self.record(Record::Lost { who, why: how.to_owned(), cut, rescued: count });
+                self.roster.bury(id);
+                self.note_loss(&worker, how, now);
+            }
+            Phase::Draining { .. } | Phase::Terminated { .. } | Phase::Killed => {
+                self.record(Record::Left { who, cut });
+            }
+        }
+        self.roster.bury(id);
+        let accounts = &mut self.desks.entry(who.pool).or_default().accounts;
+        accounts.cut += cut;
+        accounts.finished += finished;
+        self.renew_candidates(who.pool);
+        self.hold(who.pool, rescued);
+    }
+
+    /// A phase has lasted too long.
+    pub(super) fn escalate(&mut self, id: WorkerId, now: Instant, board: &impl Board) {
+        let Some(worker) = self.roster.get(id) else { return };
+        let who = worker.who;
+        let in_hand = worker.hand(board.counts(who.pool, worker.seat)).in_hand;
+        match worker.phase() {
+            Phase::Starting { .. } => {
+                let limit = worker.plan.policy.start_timeout;
+                self.fail_start(id, format!("was not ready within {limit:?}"), now);
+                self.roster.kill(id);
+                self.actions.push_back(Action::Kill { worker: id });
+            }
+            Phase::Draining { .. } => {
+                self.record(Record::Overdue { who, in_hand });
+                self.roster.terminate(id, now);
+                self.actions.push_back(Action::Terminate { worker: id });
+            }
+            Phase::Terminated { .. } => {
+                self.roster.kill(id);
+                self.actions.push_back(Action::Kill { worker: id });
+            }
+            Phase::Serving { .. } | Phase::Killed => {}
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! Plays transcripts: each file of `transcripts/` is one story, a promise to users.
+//!
+//! A line is a fact, what is indented below it are the orders that follow, `#` tells the story.
+//! `UPDATE=1 cargo test transcripts` writes the orders anew; the diff is the review. The player is
+//! a shell with ideal channels: it takes back, sends and rescues as ordered.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::super::*;
+
+#[test]
+fn transcripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/supervisor/tests/transcripts");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() > 30, "where are the transcripts?");
+    let mut complaints = String::new();
+    for file in files {
+        let written = std::fs::read_to_string(&file).unwrap();
+        let played = play(&file, &written);
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&file, &played).unwrap();
+        } else if let Some(complaint) = compare(&file, &written, &played) {
+            complaints.push_str(&complaint);
+        }
+    }
+    assert!(complaints.is_empty(), "{complaints}\nUPDATE=1 accepts what happened.");
+}
+
+/// The first difference, with what surrounds it.
+fn compare(file: &Path, written: &str, played: &str) -> Option<String> {
+    let (written, played): (Vec<_>, Vec<_>) =
+        (written.lines().collect(), played.lines().collect());
+    let at = (0..written.len().max(played.len())).find(|&at| written.get(at) != played.get(at))?;
+    let fact = written[..at.min(written.len())]
+        .iter()
+        .rfind(|line| !line.starts_with([' ', '#']) && !line.is_empty());
+    let show = |lines: &[&str], sign: char| -> String {
+        lines.iter().skip(at).take(6).map(|line| format!("  {sign}{line}\n")).collect()
+    };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    Some(format!(
+        "\n{name}:{}: after `{}`\n{}{}",
+        at + 1,
+        fact.unwrap_or(&""),
+        show(&written, '-'),
+        show(&played, '+'),
+    ))
+}
+
+fn play(file: &Path, script: &str) -> String {
+    let mut player = Player::new();
+    let mut out = String::new();
+    for (number, line) in script.lines().enumerate() {
+        if line.starts_with("    ") {
+            continue;
+        }
+        out.push_str(line);
+        out.push('\n');
+        let fact = line.split('#').next().unwrap_or_default().trim();
+        if !fact.is_empty() {
+            let words: Vec<&str> = fact.split_whitespace().collect();
+            let known = player.act(words[0], &words[1..]);
+            assert!(known.is_some(), "{}:{}: what is `{fact}`?", file.display(), number + 1);
+            out.push_str(&std::mem::take(&mut player.said));
+        }
+    }
+    out
+}
+
+/// What a channel carries.
+#[derive(Clone, Copy)]
+enum Message {
+    Connection(ListenerId),
+    Ping,
+}
+
+#[derive(Default)]
+struct Words {
+    counts: Counts,
+    waiting: bool,
+}
+
+#[derive(Default)]
+struct Boards(RefCell<BTreeMap<(PoolId, Seat), Words>>);
+
+impl Board for Boards {
+    fn counts(&self, pool: PoolId, seat: Seat) -> Counts {
+        self.0.borrow().get(&(pool, seat)).map(|words| words.counts).unwrap_or_default()
+    }
+
+    fn set_waiting(&self, pool: PoolId, seat: Seat, waiting: bool) {
+        self.0.borrow_mut().entry((pool, seat)).or_default().waiting = waiting;
+    }
+}
+
+struct Player {
+    supervisor: Supervisor,
+    boards: Boards,
+    begun: Instant,
+    now: Instant,
+    config: BTreeMap<PoolId, Option<Policy>>,
+    wishes: u64,
+    connections: u64,
+    seats: BTreeMap<WorkerId, (PoolId, Seat)>,
+    channels: BTreeMap<WorkerId, VecDeque<Message>>,
+    held: BTreeMap<ConnectionId, ListenerId>,
+    /// Workers to whom nothing can be sent.
+    broken: BTreeSet<WorkerId>,
+    said: String,
+}
+
+impl Player {
+    #[expect(clippy::disallowed_methods, reason = "where virtual time begins does not matter")]
+    fn new() -> Player {
+        let now = Instant::now();
+        Player {
+            supervisor: Supervisor::new(3, 7),
+            boards: Boards::default(),
+            begun: now,
+            now,
+            config: BTreeMap::new(),
+            wishes: 0,
+            connections: 0,
+            seats: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            held: BTreeMap::new(),
+            broken: BTreeSet::new(),
+            said: String::new(),
+        }
+    }
+
+    /// One line. `None`: not understood.
+    fn act(&mut self, verb: &str, words: &[&str]) -> Option<()> {
+        let first = words.first().copied();
+        match verb {
+            "generations" => self.supervisor = Supervisor::new(first?.parse().ok()?, 7),
+            "pool" => self.configure(words)?,
+            "without" => _ = self.config.insert(PoolId(id(first?)?), None),
+            "reload" => self.reload(words)?,
+            "scale" => {
+                let scale = match words[1] {
+                    "more" => Scale::More,
+                    "fewer" => Scale::Fewer,
+                    workers => Scale::To(workers.parse().ok()?),
+                };
+                self.tell(Event::ScaleRequested { pool: PoolId(id(first?)?), scale });
+            }
+            "resize" => {
+                let (pool, workers) = (PoolId(id(first?)?), words[1].parse().ok()?);
+                self.tell(Event::Resized { pool, workers });
+            }
+            "stop" => self.tell(Event::StopRequested),
+            "swept" => self.tell(Event::Swept),
+            "accept-failed" => self.tell(Event::AcceptFailed { listener: ListenerId(id(first?)?) }),
+            "answered" => self.tell(Event::Refused { listener: ListenerId(id(first?)?) }),
+            "connect" => self.connect(words)?,
+            "wait" => self.wait(first?)?,
+            "status" => self.status(),
+            _ => {
+                let ids: Vec<WorkerId> =
+                    words.iter().map_while(|word| Some(WorkerId(id(word)?))).collect();
+                let rest = words[ids.len()..].join(" ");
+                for worker in ids {
+                    self.report(verb, worker, &rest)?;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// A fact about one worker.
+    fn report(&mut self, verb: &str, worker: WorkerId, rest: &str) -> Option<()> {
+        match verb {
+            "ready" => {
+                let limit = rest.strip_prefix("limit=").map_or(Some(0), |n| n.parse().ok())?;
+                self.tell(Event::Ready { worker, limit });
+            }
+            "unfit" => self.tell(Event::Unfit { worker, why: rest.to_owned() }),
+            "spawn-failed" => self.tell(Event::SpawnFailed { worker, why: rest.to_owned() }),
+            "exited" => {
+                let how = if rest.is_empty() { "exited with status 0" } else { rest };
+                let rescued = self.read_back(worker);
+                self.note_came_back("rescued", &rescued, worker);
+                self.tell(Event::Exited { worker, how: how.to_owned(), rescued });
+            }
+            "retire" => self.tell(Event::RetireRequested { worker }),
+            "drained" => self.tell(Event::Drained { worker }),
+            "room" => self.tell(Event::Room { worker }),
+            "breaks" => _ = self.broken.insert(worker),
+            "mends" => _ = self.broken.remove(&worker),
+            "take" => {
+                for _ in 0..rest.parse().unwrap_or(1) {
+                    let Some(message) = self.channels.get_mut(&worker)?.pop_front() else {
+                        _ = writeln!(self.said, "    (nothing for {worker})");
+                        break;
+                    };
+                    let is_ping = matches!(message, Message::Ping);
+                    self.count(worker, is_ping, |counts| {
+                        counts.progress += 1;
+                        counts.taken += u64::from(!is_ping);
+                    });
+                }
+            }
+            "finish" => {
+                for _ in 0..rest.parse().unwrap_or(1) {
+                    self.count(worker, false, |counts| counts.finished += 1);
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// A worker stores a counter, then looks whether the master awaits ROOM.
+    fn count(&mut self, worker: WorkerId, always: bool, change: impl FnOnce(&mut Counts)) {
+        let waits = {
+            let mut boards = self.boards.0.borrow_mut();
+            let words = boards.entry(self.seats[&worker]).or_default();
+            change(&mut words.counts);
+            std::mem::take(&mut words.waiting)
+        };
+        if waits || always {
+            _ = writeln!(self.said, "    ({worker} says ROOM)");
+            self.tell(Event::Room { worker });
+        }
+    }
+
+    /// `pool p1 web workers=2 listen=l1,l2 surge=2 …`: configures it for the next reload.
+    fn configure(&mut self, words: &[&str]) -> Option<()> {
+        let pool = PoolId(id(words[0])?);
+        let known = self.config.get(&pool).cloned().flatten();
+        let mut policy = known.unwrap_or_default();
+        for word in &words[1..] {
+            let Some((key, value)) = word.split_once('=') else {
+                (*word).clone_into(&mut policy.name);
+                continue;
+            };
+            match key {
+                "workers" => policy.workers = value.parse().ok()?,
+                "listen" => {
+                    let listeners = value.split(',').filter(|it| !it.is_empty());
+                    policy.listeners =
+                        listeners.map(|it| Some(ListenerId(id(it)?))).collect::<Option<_>>()?;
+                }
+                "balance" => {
+                    policy.balance = match value {
+                        "round-robin" => Balance::RoundRobin,
+                        "source-hash" => Balance::SourceHash,
+                        _ => return None,
+                    }
+                }
+                "surge" => policy.surge = value.parse().ok()?,
+                "max-connections" => policy.max_connections = value.parse().ok()?,
+                "max-requests" => policy.max_requests = value.parse().ok()?,
+                "restart-limit" => policy.restart_limit = value.parse().ok()?,
+                "restart-window" => policy.restart_window = time(value)?,
+                "drain-timeout" => policy.drain_timeout = time(value)?,
+                "answer-after" => policy.unavailable = Unavailable::AnswerAfter(time(value)?),
+                _ => return None,
+            }
+        }
+        self.config.insert(pool, Some(policy));
+        Some(())
+    }
+
+    fn reload(&mut self, words: &[&str]) -> Option<()> {
+        let named: Vec<PoolId> =
+            words.iter().map(|word| Some(PoolId(id(word)?))).collect::<Option<_>>()?;
+        let is_named = |pool: &PoolId| named.is_empty() || named.contains(pool);
+        let pools: Vec<(PoolId, Option<Policy>)> = self
+            .config
+            .iter()
+            .filter(|(pool, _)| is_named(pool))
+            .map(|(&pool, policy)| (pool, policy.clone()))
+            .collect();
+        self.config.retain(|pool, policy| policy.is_some() || !is_named(pool));
+        self.wishes += 1;
+        let (wish, edition) = (WishId(self.wishes), Edition(self.wishes));
+        self.tell(Event::ReloadRequested { wish, edition, pools });
+        Some(())
+    }
+
+    /// `connect l1`, `connect l1 x40`, `connect l1 from 7`.
+    fn connect(&mut self, words: &[&str]) -> Option<()> {
+        let listener = ListenerId(id(words[0])?);
+        let times = words.get(1).and_then(|word| word.strip_prefix('x')?.parse().ok()).unwrap_or(1);
+        let source = words.get(2).and_then(|word| word.parse().ok());
+        let mut got: Vec<String> = Vec::new();
+        for _ in 0..times {
+            let Some(worker) = self.supervisor.choose(listener, source, self.now, &self.boards)
+            else {
+                got.push("nobody".to_owned());
+                break;
+            };
+            self.supervisor.note_dispatched(worker, self.now);
+            got.push(worker.to_string());
+            if self.broken.contains(&worker) {
+                let connection = self.keep(listener);
+                _ = writeln!(self.said, "    ({worker} could not be sent {connection})");
+                self.tell(Event::Returned { listener, connection, worker });
+                break;
+            }
+            self.channels.entry(worker).or_default().push_back(Message::Connection(listener));
+        }
+        got.dedup();
+        _ = writeln!(self.said, "    -> {}", got.join(" "));
+        self.perform();
+        Some(())
+    }
+
+    /// Lets time pass from deadline to deadline.
+    fn wait(&mut self, word: &str) -> Option<()> {
+        let end = self.now + time(word)?;
+        for _ in 0..10_000 {
+            let next = self.supervisor.poll_timeout().filter(|&at| at <= end);
+            self.now = next.unwrap_or(end).max(self.now);
+            self.supervisor.handle_timeout(self.now, &self.boards);
+            let before = std::mem::take(&mut self.said);
+            self.perform();
+            let orders = std::mem::replace(&mut self.said, before);
+            if !orders.is_empty() {
+                let since = self.now.duration_since(self.begun).as_secs_f64();
+                _ = writeln!(self.said, "    {since:.2} s\n{orders}");
+                self.said.truncate(self.said.trim_end().len());
+                self.said.push('\n');
+            }
+            if next.is_none() {
+                return Some(());
+            }
+        }
+        panic!("the timer spins");
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.supervisor.handle_event(event, self.now, &self.boards);
+        self.perform();
+    }
+
+    fn perform(&mut self) {
+        let mut facts = VecDeque::new();
+        loop {
+            while let Some(action) = self.supervisor.poll_action() {
+                _ = writeln!(self.said, "    {action}");
+                facts.extend(self.carry_out(action));
+            }
+            let Some(fact) = facts.pop_front() else { return };
+            self.supervisor.handle_event(fact, self.now, &self.boards);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Spawn(spawn) => {
+                let seat = (spawn.who.pool, spawn.seat);
+                self.boards.0.borrow_mut().insert(seat, Words::default());
+                self.seats.insert(spawn.who.worker, seat);
+                self.channels.insert(spawn.who.worker, VecDeque::new());
+                None
+            }
+            Action::Drain { worker, take_back: true, .. } => self.take_back(worker, false),
+            Action::TakeBack { worker } => self.take_back(worker, true),
+            Action::Dispatch { worker, connection } => {
+                let listener = self.held[&connection];
+                if self.broken.contains(&worker) {
+                    return Some(Event::Returned { listener, connection, worker });
+                }
+                self.held.remove(&connection);
+                let channel = self.channels.get_mut(&worker).unwrap();
+                channel.push_back(Message::Connection(listener));
+                None
+            }
+            Action::Refuse { connection, .. } => {
+                assert!(self.held.remove(&connection).is_some(), "{connection} is not held");
+                None
+            }
+            Action::Drain { .. }
+            | Action::Terminate { .. }
+            | Action::Kill { .. }
+            | Action::Attend { .. }
+            | Action::Close { .. }
+            | Action::Sweep
+            | Action::Forget { .. }
+            | Action::Reply { .. }
+            | Action::Announce(_)
+            | Action::Record(_)
+            | Action::Exit { .. } => None,
+        }
+    }
+
+    fn take_back(&mut self, worker: WorkerId, ping: bool) -> Option<Event> {
+        let had_ping = self.channels[&worker].iter().any(|it| matches!(it, Message::Ping));
+        let connections = self.read_back(worker);
+        if ping {
+            self.channels.get_mut(&worker)?.push_back(Message::Ping);
+        }
+        self.note_came_back("took back", &connections, worker);
+        Some(Event::TakenBack { worker, connections, pinged: ping && !had_ping })
+    }
+
+    fn note_came_back(&mut self, how: &str, what: &[(ListenerId, ConnectionId)], from: WorkerId) {
+        if !what.is_empty() {
+            let ids: Vec<String> = what.iter().map(|(_, id)| id.to_string()).collect();
+            _ = writeln!(self.said, "    ({how} {} from {from})", ids.join(" "));
+        }
+    }
+
+    fn read_back(&mut self, worker: WorkerId) -> Vec<(ListenerId, ConnectionId)> {
+        let messages = self.channels.get_mut(&worker).map(std::mem::take).unwrap_or_default();
+        let mut entries = Vec::new();
+        for message in messages {
+            if let Message::Connection(listener) = message {
+                entries.push((listener, self.keep(listener)));
+            }
+        }
+        entries
+    }
+
+    fn keep(&mut self, listener: ListenerId) -> ConnectionId {
+        self.connections += 1;
+        let connection = ConnectionId(self.connections);
+        self.held.insert(connection, listener);
+        connection
+    }
+
+    fn status(&mut self) {
+        let status = self.supervisor.status(self.now, &self.boards);
+        for pool in &status.pools {
+            let show = |it: Option<Generation>| it.map_or("none".to_owned(), |it| it.to_string());
+            let a = pool.accounts;
+            let (wanted, good) = (show(pool.generation), show(pool.good));
+            let workers: Vec<String> = pool
+                .workers
+                .iter()
+                .map(|it| format!("{} {} {} {:?}", it.slot, it.worker, it.generation, it.phase))
+                .collect();
+            _ = writeln!(
+                self.said,
+                "    {} {}: {} of {} serve; wants {wanted}, good is {good}; {}\n    \
+                 accepted {} = finished {} + in hand {} + held {} + refused {} + cut {}\n    \
+                 workers: {}",
+                pool.pool,
+                pool.name,
+                pool.serving,
+                pool.size,
+                pool.gave_up.as_ref().map_or("all is well".to_owned(), |why| format!("gave up: {why}")),
+                a.accepted,
+                a.finished,
+                pool.in_hand,
+                pool.held,
+                a.refused,
+                a.cut,
+                workers.join(", "),
+            );
+        }
+        let deadline = self.supervisor.poll_timeout().map(|at| at - self.now);
+        _ = writeln!(self.said, "    next deadline: {deadline:.1?}");
+    }
+}
+
+fn id<T: std::str::FromStr>(word: &str) -> Option<T> {
+    word.strip_prefix(['p', 'w', 'l'])?.parse().ok()
+}
+
+fn time(word: &str) -> Option<Duration> {
+    let (number, unit) = word.split_at(word.find(|c: char| !c.is_ascii_digit())?);
+    let number = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number * 60)),
+        _ => None,
+    }
+}
