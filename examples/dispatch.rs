@@ -7,10 +7,9 @@
 //! ```
 
 fn main() -> rcluster::Result<()> {
-    // The program beside this one.
-    let app = std::env::current_exe()?.with_file_name("app");
+    // A program without a slash is looked for beside this one.
     rcluster::Master::new()
-        .register("127.0.0.1:8080", &app.to_string_lossy())
+        .register("127.0.0.1:8080", "app")
         .on_give_up(|pool, why| eprintln!("{pool}: {why}"))
         .dispatch()
 }

@@ -1,4 +1,9 @@
 //! Commands that do not work: at boot, beside a pool that does, and as a deploy.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests measure time and fail loudly"
+)]
 
 mod support;
 
@@ -136,7 +141,8 @@ fn a_new_generation_that_crashes_after_its_rollout_gives_way_to_the_good_one() {
     for kill in 1..=4 {
         let newest = |cluster: &Cluster| {
             let pool = cluster.status().pools.remove(0);
-            let found = pool.workers.into_iter().find(|w| w.generation == 2 && w.state == "serving");
+            let found =
+                pool.workers.into_iter().find(|w| w.generation == 2 && w.state == "serving");
             found.map(|worker| worker.pid)
         };
         let victim = loop {
@@ -211,7 +217,10 @@ fn clients_nobody_can_take_get_the_configured_answer_whole() {
             "x".repeat(60_000)
         );
         let refusal = support::request(cluster.port, &text).unwrap_err().to_string();
-        assert!(refusal.contains("503 Service Unavailable") && refusal.contains("busy"), "{refusal}");
+        assert!(
+            refusal.contains("503 Service Unavailable") && refusal.contains("busy"),
+            "{refusal}"
+        );
     }
     for thread in busy {
         assert!(thread.join().unwrap().is_ok(), "those who were in hand are answered");

@@ -1,4 +1,9 @@
 //! What a worker's death costs: only what it was answering.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests measure time and fail loudly"
+)]
 
 mod support;
 
@@ -94,7 +99,12 @@ fn a_stopped_worker_is_relieved_within_two_seconds_and_replaced_once() {
     assert!(line.contains("state T (stopped)"), "{line}");
     cluster.wait_for_nth("is ready", 3);
     let tally = load.finish();
-    println!("{} answered, {} failed, longest {:?}", tally.answered, tally.failed.len(), tally.longest);
+    println!(
+        "{} answered, {} failed, longest {:?}",
+        tally.answered,
+        tally.failed.len(),
+        tally.longest
+    );
     let cut = cluster.status().pools[0].cut;
     assert!(tally.failed.len() as u64 <= cut, "{:?}; cut: {cut}", tally.failed);
     assert_eq!(cluster.count(" started"), 3, "replaced once");

@@ -1,4 +1,9 @@
 //! A reload replaces every worker, and no client notices.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests measure time and fail loudly"
+)]
 
 mod support;
 

@@ -1,4 +1,9 @@
 //! Listeners of every kind, pools that come and go, sizes, balance.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests measure time and fail loudly"
+)]
 
 mod support;
 

@@ -1,4 +1,9 @@
 //! How a service ends: everything in hand is answered, and nobody is left behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests measure time and fail loudly"
+)]
 
 mod support;
 

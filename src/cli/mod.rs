@@ -93,6 +93,8 @@ pub enum Failure {
         /// When that was: what follows "the master ended".
         when: &'static str,
     },
+    /// The daemon or a worker could not start, or could not go on.
+    Master(String),
     /// Nothing could be printed.
     Output(io::Error),
     /// Whoever failed has said it already.
@@ -104,6 +106,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Client(error) => error.fmt(f),
             Failure::Mistake(mistake) => mistake.fmt(f),
+            Failure::Master(sentence) => f.write_str(sentence),
             Failure::Later { what, instead } => {
                 write!(f, "`{what}` is not in this version yet; {instead}")
             }

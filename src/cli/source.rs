@@ -2,9 +2,10 @@
 //!
 //! A file is read again at every reload, so the daemon keeps the [`Source`], not only what it said.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::config::{self, Config, Kind, Pool, Problems, Workers};
+use crate::config::{Config, Kind, Pool, Workers};
+use crate::master::Source;
 
 use super::Failure;
 use super::args::Run;
@@ -12,44 +13,22 @@ use super::args::Run;
 /// The configuration that is read when no other is named.
 pub const DEFAULT_FILE: &str = "/etc/rcluster/rcluster.toml";
 
-/// Where a configuration comes from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Source {
-    /// A file, and `conf.d/*.toml` beside it.
-    File(PathBuf),
-    /// One pool, as typed.
-    Pool(Box<Pool>),
-}
-
-impl Source {
-    /// What the arguments of `rcluster run` mean.
-    ///
-    /// # Errors
-    /// The command or an option cannot be used.
-    pub fn of(typed: &Run) -> Result<Source, Failure> {
-        if typed.preset.is_some() {
-            let instead = "give the command and its options themselves";
-            return Err(Failure::Later { what: "run --preset", instead });
-        }
-        if typed.command.is_empty() {
-            return Ok(Source::File(file_or_default(typed.config.as_deref()).to_owned()));
-        }
-        let kind: Kind = typed.kind.as_deref().map_or(Ok(Kind::default()), str::parse)?;
-        let workers = typed.workers.unwrap_or(Workers::Auto);
-        let pool = Pool::from_command(typed.listen.clone(), workers, kind, typed.command.clone())?;
-        Ok(Source::Pool(Box::new(pool)))
+/// What the arguments of `rcluster run` mean.
+///
+/// # Errors
+/// The command or an option cannot be used.
+pub fn of(typed: &Run) -> Result<Source, Failure> {
+    if typed.preset.is_some() {
+        let instead = "give the command and its options themselves";
+        return Err(Failure::Later { what: "run --preset", instead });
     }
-
-    /// Reads it, now.
-    ///
-    /// # Errors
-    /// All that is wrong with the file.
-    pub fn load(&self) -> Result<Config, Problems> {
-        match self {
-            Source::File(path) => config::load(path),
-            Source::Pool(pool) => Ok(Config::of_pool(Pool::clone(pool))),
-        }
+    if typed.command.is_empty() {
+        return Ok(Source::File(file_or_default(typed.config.as_deref()).to_owned()));
     }
+    let kind: Kind = typed.kind.as_deref().map_or(Ok(Kind::default()), str::parse)?;
+    let workers = typed.workers.unwrap_or(Workers::Auto);
+    let pool = Pool::from_command(typed.listen.clone(), workers, kind, typed.command.clone())?;
+    Ok(Source::Fixed(Box::new(Config::of_pools(vec![pool]))))
 }
 
 /// The file that was named, else the default.
@@ -72,12 +51,12 @@ mod tests {
     #[test]
     fn a_command_is_one_pool_named_after_it() {
         let typed = "rcluster run --listen 8080 --listen @a --workers 3 -- bin/app --port 1";
-        let Source::Pool(pool) = source(typed).unwrap() else { panic!("a file") };
+        let Source::Fixed(config) = source(typed).unwrap() else { panic!("a file") };
+        let pool = &config.pools[0];
         assert_eq!(pool.name, "app");
         assert_eq!(pool.command, ["bin/app", "--port", "1"]);
         assert_eq!(pool.listen.len(), 2);
         assert_eq!(pool.policy.workers, 3);
-        let config = Source::Pool(pool).load().unwrap();
         assert_eq!(config.pools.len(), 1);
     }
 
@@ -93,6 +72,6 @@ mod tests {
     fn source(typed: &str) -> Result<Source, Failure> {
         let arguments = Arguments::try_parse_from(typed.split(' ')).unwrap();
         let Verb::Run(run) = arguments.verb else { panic!("another verb") };
-        Source::of(&run)
+        of(&run)
     }
 }

@@ -43,10 +43,7 @@ impl FromStr for Listen {
                 None
             }
         };
-        Ok(Listen {
-            text: text.to_owned(),
-            address,
-        })
+        Ok(Listen { text: text.to_owned(), address })
     }
 }
 
@@ -215,9 +212,8 @@ fn explain_tcp(text: &str) -> Mistake {
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
         // `::1:8080` reads as an address, too.
-        if let Some((Ok(host), Ok(port))) = text
-            .rsplit_once(':')
-            .map(|(host, port)| (host.parse::<IpAddr>(), port.parse::<u16>()))
+        if let Some((Ok(host), Ok(port))) =
+            text.rsplit_once(':').map(|(host, port)| (host.parse::<IpAddr>(), port.parse::<u16>()))
         {
             let message = format!("the IPv6 address in {} has no brackets", quote(text));
             return Mistake::new(message, format!("write {}", SocketAddr::new(host, port)));
@@ -249,10 +245,8 @@ fn explain_host(host: &str, port: &str, text: &str) -> Mistake {
         let message = format!("the IPv6 address in {} has no brackets", quote(text));
         return Mistake::new(message, format!("write [{host}]:{port}"));
     }
-    let looks_numeric = host.starts_with('[')
-        || host
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let looks_numeric =
+        host.starts_with('[') || host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     if looks_numeric {
         let message = format!("{} is not an IP address", quote(host));
         return Mistake::new(message, FORMS);

@@ -27,10 +27,8 @@ pub(super) fn read(entry: &Entry<'_>) -> Read<Option<Vec<u8>>> {
         let message = format!("`unavailable` has {} bytes", text.len());
         return entry.refuse(message, format!("write at most {MOST_BYTES} bytes"));
     }
-    let is_http = text
-        .as_bytes()
-        .get(..5)
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/"));
+    let is_http =
+        text.as_bytes().get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/"));
     let checked = if is_http { check_http(text) } else { Ok(()) };
     match checked {
         Ok(()) => Ok(Some(text.as_bytes().to_vec())),
@@ -108,10 +106,7 @@ fn check_length(length: Option<&str>, body: &str) -> Result<(), Mistake> {
             Err(Mistake::new(what, right))
         }
         Some(length) if length.parse() != Ok(body.len()) => Err(Mistake::new(
-            format!(
-                "says Content-Length: {length}, but its body has {} bytes",
-                body.len()
-            ),
+            format!("says Content-Length: {length}, but its body has {} bytes", body.len()),
             right,
         )),
         Some(_) => Ok(()),
@@ -123,9 +118,7 @@ fn check_status(line: &str) -> Result<u16, Mistake> {
     let refused = |what: &str| Mistake::new(format!("{what}: {}", quote(line)), EXAMPLE);
     let mut parts = line.splitn(3, ' ');
     if !matches!(parts.next(), Some("HTTP/1.1" | "HTTP/1.0")) {
-        return Err(refused(
-            "does not begin with HTTP/1.1 or HTTP/1.0 and a blank",
-        ));
+        return Err(refused("does not begin with HTTP/1.1 or HTTP/1.0 and a blank"));
     }
     let code = parts.next().unwrap_or_default();
     let is_code = code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit());
@@ -133,12 +126,7 @@ fn check_status(line: &str) -> Result<u16, Mistake> {
         Ok(status @ 200..=599) if is_code => status,
         Ok(_) | Err(_) => return Err(refused("has no status from 200 to 599")),
     };
-    if parts
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .any(char::is_control)
-    {
+    if parts.next().unwrap_or_default().chars().any(char::is_control) {
         return Err(refused("has a control character in its status line"));
     }
     Ok(status)
@@ -172,10 +160,7 @@ mod tests {
     #[test]
     fn good_responses_pass() {
         assert_eq!(check_http(GOOD), Ok(()));
-        assert_eq!(
-            check_http("HTTP/1.0 503\r\ncontent-length:0\r\n\r\n"),
-            Ok(())
-        );
+        assert_eq!(check_http("HTTP/1.0 503\r\ncontent-length:0\r\n\r\n"), Ok(()));
         assert_eq!(check_http("HTTP/1.1 204 No\r\n\r\n"), Ok(()));
         assert_eq!(advice(GOOD.as_bytes()), None);
         assert!(advice(b"HTTP/1.0 503\r\ncontent-length:0\r\n\r\n").is_some());

@@ -52,24 +52,12 @@ impl<'a> Section<'a> {
     /// The mistake of an unknown key.
     fn unknown(&self, name: &str, is_table: bool, known: &[&str]) -> Mistake {
         let is_top = self.title.is_empty();
-        let place = if is_top {
-            "at the top".to_owned()
-        } else {
-            format!("in {}", self.title)
-        };
+        let place = if is_top { "at the top".to_owned() } else { format!("in {}", self.title) };
         let mut mistake = keys::unknown(name, &place, known);
         // A table that resembles no key is a pool whose header is not quite right.
         if is_table && keys::nearest(name, known).is_none() {
-            let header = if is_top {
-                "[pool.NAME]"
-            } else {
-                "[pool.\"a.b\"]"
-            };
-            let pool = if is_top {
-                "a pool"
-            } else {
-                "a pool with a dot in its name"
-            };
+            let header = if is_top { "[pool.NAME]" } else { "[pool.\"a.b\"]" };
+            let pool = if is_top { "a pool" } else { "a pool with a dot in its name" };
             mistake.remedy = Some(format!("write {header} for {pool}"));
         }
         mistake
@@ -78,12 +66,7 @@ impl<'a> Section<'a> {
     /// The entry of a key.
     pub(super) fn entry(&self, key: &'static str) -> Option<Entry<'a>> {
         let (written, value) = self.table.get_key_value(key)?;
-        Some(Entry {
-            key,
-            label: format!("`{key}`"),
-            key_offset: written.span().start,
-            value,
-        })
+        Some(Entry { key, label: format!("`{key}`"), key_offset: written.span().start, value })
     }
 
     /// What a key says, when it is there and right.
@@ -144,10 +127,7 @@ impl<'a> Entry<'a> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Read<T> {
-        Err(vec![Fault {
-            offset: self.offset(),
-            mistake: Mistake::new(message, remedy),
-        }])
+        Err(vec![Fault { offset: self.offset(), mistake: Mistake::new(message, remedy) }])
     }
 
     /// Refuses the value for being of another type.
@@ -170,12 +150,7 @@ impl<'a> Entry<'a> {
 
     /// An element of a list, or of a table.
     pub(super) fn inner(&self, label: String, value: &'a Spanned<DeValue<'a>>) -> Entry<'a> {
-        Entry {
-            key: self.key,
-            label,
-            key_offset: self.key_offset,
-            value,
-        }
+        Entry { key: self.key, label, key_offset: self.key_offset, value }
     }
 
     /// Text, not empty, without zero bytes.
@@ -192,10 +167,7 @@ impl<'a> Entry<'a> {
                 format!("write for example {example}"),
             ),
             Some(text) if text.contains('\0') => self.refuse(
-                format!(
-                    "{} has a zero byte, which no program can be given",
-                    self.label
-                ),
+                format!("{} has a zero byte, which no program can be given", self.label),
                 "remove \\u0000",
             ),
             Some(text) => Ok(text),
@@ -216,11 +188,7 @@ impl<'a> Entry<'a> {
                 Err(found) => faults.extend(found),
             }
         }
-        if faults.is_empty() {
-            Ok(texts)
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(texts) } else { Err(faults) }
     }
 
     /// True or false.
@@ -271,10 +239,9 @@ impl<'a> Entry<'a> {
         match time::parse(text) {
             Some(span) if bounds.contains(&span) => Ok(span),
             Some(_) => self.refuse(format!("{} cannot be {}", self.label, quote(text)), right),
-            None => self.refuse(
-                format!("{} is {}, which is no time", self.label, quote(text)),
-                right,
-            ),
+            None => {
+                self.refuse(format!("{} is {}, which is no time", self.label, quote(text)), right)
+            }
         }
     }
 

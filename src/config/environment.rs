@@ -19,13 +19,8 @@ use super::{Pool, resolve};
 const MOST_FILES: usize = 32;
 
 /// Variables with which rcluster speaks to workers; a trailing `*` stands for any ending.
-const PROTOCOL: &[&str] = &[
-    "RCLUSTER_*",
-    "LISTEN_*",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_*",
-    "NODE_CHANNEL_FD",
-];
+const PROTOCOL: &[&str] =
+    &["RCLUSTER_*", "LISTEN_*", "NOTIFY_SOCKET", "WATCHDOG_*", "NODE_CHANNEL_FD"];
 
 /// A file of `environment-file`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,15 +66,9 @@ pub(super) fn read(pool: &mut Pool, section: &Section<'_>, report: &mut Report) 
             }
             Err(problem) => report.add(problem),
         }
-        let pairs = values
-            .iter()
-            .map(|(key, value)| (key.clone(), value.clone()));
+        let pairs = values.iter().map(|(key, value)| (key.clone(), value.clone()));
         pool.environment.extend(pairs);
-        pool.environment_files.push(EnvironmentFile {
-            path,
-            optional,
-            values,
-        });
+        pool.environment_files.push(EnvironmentFile { path, optional, values });
     }
 }
 
@@ -109,11 +98,7 @@ fn table(entry: &Entry<'_>) -> Read<BTreeMap<String, String>> {
             Err(found) => faults.extend(found),
         }
     }
-    if faults.is_empty() {
-        Ok(values)
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(values) } else { Err(faults) }
 }
 
 /// Whether a variable can be set to something by the configuration.
@@ -139,10 +124,7 @@ fn check_name(name: &str) -> Result<(), Mistake> {
 fn assignments(source: &Source, report: &mut Report) -> BTreeMap<String, String> {
     let text = source.text().trim_start_matches('\u{feff}');
     let skipped = source.text().len() - text.len();
-    let mut lines = Lines {
-        text,
-        rest: text.char_indices().peekable(),
-    };
+    let mut lines = Lines { text, rest: text.char_indices().peekable() };
     let mut values = BTreeMap::new();
     while let Some(next) = lines.next_assignment() {
         let (offset, mistake) = match next {
@@ -327,13 +309,8 @@ mod tests {
     #[test]
     fn what_is_no_assignment_has_a_place() {
         let (_, problems) = parse("A=1\nnonsense\n  export B=2\n1C=3\nLISTEN_FDS=1\nD='x\n");
-        let starts: Vec<&str> = problems
-            .iter()
-            .map(|problem| problem.split(": ").next().unwrap())
-            .collect();
-        assert_eq!(
-            starts,
-            ["env:2:1", "env:3:3", "env:4:1", "env:5:1", "env:6:3"]
-        );
+        let starts: Vec<&str> =
+            problems.iter().map(|problem| problem.split(": ").next().unwrap()).collect();
+        assert_eq!(starts, ["env:2:1", "env:3:3", "env:4:1", "env:5:1", "env:6:3"]);
     }
 }

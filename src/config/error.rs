@@ -27,10 +27,7 @@ pub struct Mistake {
 impl Mistake {
     /// A mistake whose remedy is known.
     pub(super) fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Mistake {
-            message: message.into(),
-            remedy: Some(remedy.into()),
-        }
+        Mistake { message: message.into(), remedy: Some(remedy.into()) }
     }
 
     /// The same mistake at a place.
@@ -118,11 +115,7 @@ pub(super) struct Place {
 impl Place {
     /// The beginning of a file.
     pub(super) fn start_of(file: &Path) -> Self {
-        Place {
-            file: file.to_owned(),
-            line: 1,
-            column: 1,
-        }
+        Place { file: file.to_owned(), line: 1, column: 1 }
     }
 
     /// No place in any file.
@@ -173,11 +166,7 @@ impl Report {
             (rank, problem.line, problem.column)
         });
         if let (Some(last), 1..) = (self.problems.last(), self.more) {
-            let place = Place {
-                file: last.file.clone(),
-                line: last.line,
-                column: last.column,
-            };
+            let place = Place { file: last.file.clone(), line: last.line, column: last.column };
             let message = format!("{} more mistakes are not shown", self.more);
             let told = Mistake::new(message, "mend these first, then check again");
             self.problems.push(told.at(place));
@@ -220,10 +209,7 @@ pub(super) fn quote_path(path: &Path) -> String {
 /// Why the system refused, as part of a sentence: without its number, and in small letters.
 pub(super) fn why(cause: &std::io::Error) -> String {
     let told = cause.to_string();
-    told.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_lowercase()
+    told.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Alternatives as a sentence has them: `a`, `b` or `c`.
@@ -242,11 +228,7 @@ mod tests {
 
     #[test]
     fn a_problem_is_one_line_with_place_and_remedy() {
-        let place = Place {
-            file: PathBuf::from("a.toml"),
-            line: 3,
-            column: 7,
-        };
+        let place = Place { file: PathBuf::from("a.toml"), line: 3, column: 7 };
         let problem = Mistake::new(format!("no {}", quote("x\n\u{7}y")), "write z").at(place);
         assert_eq!(problem.to_string(), "a.toml:3:7: no `x\\n\\u{7}y`; write z");
     }

@@ -44,11 +44,7 @@ fn master(settings: &MasterSettings, out: &mut Out) {
 fn pool(pool: &Pool, out: &mut Out) {
     out.header(&format!("pool.{}", key(&pool.name)));
     out.texts("command", &pool.command);
-    let listen: Vec<&str> = pool
-        .listen
-        .iter()
-        .map(|entry| entry.text.as_str())
-        .collect();
+    let listen: Vec<&str> = pool.listen.iter().map(|entry| entry.text.as_str()).collect();
     out.texts("listen", &listen);
     out.text(
         "kind",
@@ -90,11 +86,8 @@ fn process(pool: &Pool, out: &mut Out) {
     }
     out.texts("supplementary-groups", &pool.supplementary_groups);
     out.plain("clear-environment", pool.clear_environment);
-    let in_files: BTreeSet<&String> = pool
-        .environment_files
-        .iter()
-        .flat_map(|file| file.values.keys())
-        .collect();
+    let in_files: BTreeSet<&String> =
+        pool.environment_files.iter().flat_map(|file| file.values.keys()).collect();
     let pairs: Vec<String> = pool
         .environment
         .iter()
@@ -113,11 +106,7 @@ fn process(pool: &Pool, out: &mut Out) {
     out.texts("environment-file", &files);
     for file in &pool.environment_files {
         let names: Vec<&str> = file.values.keys().map(String::as_str).collect();
-        out.comment(&format!(
-            "{} sets {}",
-            file.path.display(),
-            names.join(", ")
-        ));
+        out.comment(&format!("{} sets {}", file.path.display(), names.join(", ")));
     }
 }
 
@@ -184,11 +173,7 @@ impl Out {
 /// A key as TOML has it, in quotes where it needs them.
 fn key(name: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if !name.is_empty() && name.chars().all(is_bare) {
-        name.to_owned()
-    } else {
-        quoted(name)
-    }
+    if !name.is_empty() && name.chars().all(is_bare) { name.to_owned() } else { quoted(name) }
 }
 
 /// A text as TOML has it.

@@ -26,9 +26,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let mut report = Report::default();
     let mut files = vec![path.to_owned()];
     files.extend(beside(path, &mut report));
-    let read = files
-        .iter()
-        .map(|file| Source::read(file, "the configuration"));
+    let read = files.iter().map(|file| Source::read(file, "the configuration"));
     let mut sources = Vec::new();
     for source in read {
         match source {
@@ -36,17 +34,11 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
             Err(problem) => report.add(problem),
         }
     }
-    let tables: Vec<_> = sources
-        .iter()
-        .filter_map(|source| Some((source, parse(source, &mut report)?)))
-        .collect();
+    let tables: Vec<_> =
+        sources.iter().filter_map(|source| Some((source, parse(source, &mut report)?))).collect();
     let is_whole = tables.len() == files.len();
     let config = read_tables(&tables, is_whole, files.clone(), &mut report);
-    if report.is_empty() {
-        Ok(config)
-    } else {
-        Err(report.into_problems(&files))
-    }
+    if report.is_empty() { Ok(config) } else { Err(report.into_problems(&files)) }
 }
 
 /// The files of `conf.d`, by name.
@@ -73,9 +65,8 @@ fn beside(path: &Path, report: &mut Report) -> Vec<PathBuf> {
         }
     }
     files.retain(|file| {
-        let is_hidden = file
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_hidden =
+            file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         file.extension() == Some(OsStr::new("toml")) && !is_hidden
     });
     files.sort();
@@ -105,9 +96,7 @@ fn parse<'a>(source: &'a Source, report: &mut Report) -> Option<DeTable<'a>> {
         }
     }
     // Any other slip leaves values that nobody wrote; their faults would only confuse.
-    let only_repeats = errors
-        .iter()
-        .all(|error| error.message().starts_with("duplicate key"));
+    let only_repeats = errors.iter().all(|error| error.message().starts_with("duplicate key"));
     only_repeats.then(|| table.into_inner())
 }
 
@@ -115,16 +104,11 @@ fn parse<'a>(source: &'a Source, report: &mut Report) -> Option<DeTable<'a>> {
 fn syntax(source: &Source, error: &Error) -> Problem {
     let span = error.span().unwrap_or_default();
     let (offset, text) = (span.start, source.text().get(span).unwrap_or_default());
-    let said = error
-        .message()
-        .split(", expected")
-        .next()
-        .unwrap_or_default();
+    let said = error.message().split(", expected").next().unwrap_or_default();
     let (message, remedy) = match said {
-        "duplicate key" => (
-            format!("{} is written a second time", quote(text)),
-            "keep one of the two",
-        ),
+        "duplicate key" => {
+            (format!("{} is written a second time", quote(text)), "keep one of the two")
+        }
         "invalid boolean" | "string values must be quoted" => (
             match text {
                 "" => "a value is missing".to_owned(),
@@ -140,14 +124,12 @@ fn syntax(source: &Source, error: &Error) -> Problem {
             "this is no TOML: a key without a value".to_owned(),
             "write key = value, or [master] or [pool.NAME]",
         ),
-        "unclosed array" | "missing comma between array elements" => (
-            format!("this is no TOML: {said}"),
-            "write a list as [\"one\", \"two\"]",
-        ),
-        "unclosed table" => (
-            format!("this is no TOML: {said}"),
-            "write [pool.NAME] on a line of its own",
-        ),
+        "unclosed array" | "missing comma between array elements" => {
+            (format!("this is no TOML: {said}"), "write a list as [\"one\", \"two\"]")
+        }
+        "unclosed table" => {
+            (format!("this is no TOML: {said}"), "write [pool.NAME] on a line of its own")
+        }
         said => (
             format!("this is no TOML: {}", said.replace(char::is_control, " ")),
             "write key = \"text\", key = 5, key = [\"one\", \"two\"] or [pool.NAME]",
@@ -166,12 +148,7 @@ fn read_tables(
     let mut masters = Vec::new();
     let mut sections = Vec::new();
     for (source, table) in tables {
-        let top = Section {
-            source,
-            title: String::new(),
-            offset: 0,
-            table,
-        };
+        let top = Section { source, title: String::new(), offset: 0, table };
         top.refuse_unknown(keys::TOP, report);
         masters.extend(master_of(&top, report));
         sections.extend(pools_of(&top, report));
@@ -182,9 +159,7 @@ fn read_tables(
     if lacks_pools {
         let message = "there is no pool";
         let remedy = "write at least one: [pool.web] with command = [\"/usr/bin/my-server\"]";
-        let start = files
-            .first()
-            .map_or_else(Place::nowhere, |file| Place::start_of(file));
+        let start = files.first().map_or_else(Place::nowhere, |file| Place::start_of(file));
         report.add(Mistake::new(message, remedy).at(start));
     }
     if let Some((_, surplus)) = sections.get(MOST_POOLS) {
@@ -194,21 +169,14 @@ fn read_tables(
         sections.truncate(MOST_POOLS);
     }
     let pools = read_pools(&sections, report);
-    Config {
-        master,
-        pools,
-        files,
-    }
+    Config { master, pools, files }
 }
 
 /// `[master]` of a file.
 fn master_of<'a>(top: &Section<'a>, report: &mut Report) -> Option<Section<'a>> {
     let entry = top.entry("master")?;
     let Some(table) = entry.value.get_ref().as_table() else {
-        let mistake = Mistake::new(
-            "`master` is no table",
-            "write [master] on a line of its own",
-        );
+        let mistake = Mistake::new("`master` is no table", "write [master] on a line of its own");
         top.report(entry.key_offset, mistake, report);
         return None;
     };
@@ -260,10 +228,7 @@ fn not_a_pool(name: &str) -> Mistake {
     if let Some(mistake) = later::key(name) {
         return mistake;
     }
-    let message = format!(
-        "{} is no pool, but a key outside of every pool",
-        quote(name)
-    );
+    let message = format!("{} is no pool, but a key outside of every pool", quote(name));
     let remedy = match keys::nearest(name, keys::POOL) {
         Some(key) => format!("write `{key}` below a line [pool.NAME], for example [pool.web]"),
         None => "write [pool.NAME], for example [pool.web], and its keys below".to_owned(),
@@ -321,12 +286,7 @@ fn refuse_shared(sections: &[(&str, Section<'_>)], pools: &[Pool], report: &mut 
                 let mistake = Mistake::new(message, "remove one of the two");
                 section.report(offset, mistake, report);
             }
-            taken.push(Taken {
-                listen,
-                pool: name,
-                source: section.source,
-                offset,
-            });
+            taken.push(Taken { listen, pool: name, source: section.source, offset });
         }
     }
 }

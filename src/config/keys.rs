@@ -6,13 +6,8 @@ use super::error::{Mistake, quote};
 pub(super) const TOP: &[&str] = &["master", "pool"];
 
 /// Keys of `[master]`.
-pub(super) const MASTER: &[&str] = &[
-    "idle-exit",
-    "log",
-    "generations",
-    "control-mode",
-    "control-group",
-];
+pub(super) const MASTER: &[&str] =
+    &["idle-exit", "log", "generations", "control-mode", "control-group"];
 
 /// Keys of `[pool.NAME]`.
 pub(super) const POOL: &[&str] = &[
@@ -68,11 +63,7 @@ const SYNONYMS: &[(&str, &str)] = &[
 /// The mistake of an unknown key among `known` ones. `place` says where it stands: "in pool `web`".
 pub(super) fn unknown(key: &str, place: &str, known: &[&str]) -> Mistake {
     let message = format!("unknown key {} {place}", quote(key));
-    let remedy = match (
-        nearest(key, known),
-        nearest(key, MASTER),
-        nearest(key, POOL),
-    ) {
+    let remedy = match (nearest(key, known), nearest(key, MASTER), nearest(key, POOL)) {
         (Some(right), _, _) => format!("did you mean `{right}`?"),
         (None, Some(right), _) => format!("`{right}` belongs into `[master]`"),
         (None, None, Some(right)) => format!("`{right}` belongs into a pool, `[pool.NAME]`"),

@@ -43,9 +43,7 @@ pub(super) fn key(key: &str) -> Option<Mistake> {
 
 /// The refusal of a word that comes later.
 pub(super) fn word(key: &str, word: &str) -> Option<Mistake> {
-    let (_, _, now) = WORDS
-        .iter()
-        .find(|(of, words, _)| *of == key && words.contains(&word))?;
+    let (_, _, now) = WORDS.iter().find(|(of, words, _)| *of == key && words.contains(&word))?;
     Some(Mistake::new(
         format!("`{key} = \"{word}\"` is not in this version yet"),
         format!("this version has {}", one_of(&[now])),

@@ -20,9 +20,8 @@ pub(super) fn read(sections: &[Section<'_>], report: &mut Report) -> MasterSetti
     for section in sections {
         let read = &mut *report;
         settings.idle_exit = section.read_or("idle-exit", settings.idle_exit, read, idle_exit);
-        settings.log = section.read_or("log", settings.log, read, |entry| {
-            entry.word(&[("inherit", Log::Inherit)])
-        });
+        settings.log = section
+            .read_or("log", settings.log, read, |entry| entry.word(&[("inherit", Log::Inherit)]));
         settings.generations =
             section.read_or("generations", settings.generations, read, |entry| {
                 entry.small(1..=MOST_GENERATIONS, "3")

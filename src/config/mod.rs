@@ -56,11 +56,7 @@ pub struct Config {
 impl Config {
     /// A configuration of these pools without any file.
     pub fn of_pools(pools: Vec<Pool>) -> Config {
-        Config {
-            master: MasterSettings::default(),
-            pools,
-            files: Vec::new(),
-        }
+        Config { master: MasterSettings::default(), pools, files: Vec::new() }
     }
 
     /// The pool of a name.

@@ -22,14 +22,8 @@ const MOST_LISTENERS: usize = 64;
 const UNAVAILABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// The keys whose places are kept for the checks that come later.
-const CHECKED_LATER: &[&str] = &[
-    "command",
-    "group",
-    "supplementary-groups",
-    "unavailable",
-    "user",
-    "working-directory",
-];
+const CHECKED_LATER: &[&str] =
+    &["command", "group", "supplementary-groups", "unavailable", "user", "working-directory"];
 
 /// Reads one pool. What is wrong goes to the report; the pool is then of no use.
 pub(super) fn read(name: &str, section: &Section<'_>, report: &mut Report) -> Pool {
@@ -43,12 +37,10 @@ pub(super) fn read(name: &str, section: &Section<'_>, report: &mut Report) -> Po
     read_process(&mut pool, section, report);
     environment::read(&mut pool, section, report);
     pool.listen = section.read_or("listen", Vec::new(), report, listen);
-    pool.kind = section.read_or("kind", pool.kind, report, |entry| {
-        entry.word(&[("native", Kind::Native)])
-    });
-    pool.accept = section.read_or("accept", pool.accept, report, |entry| {
-        entry.word(&[("master", Accept::Master)])
-    });
+    pool.kind =
+        section.read_or("kind", pool.kind, report, |entry| entry.word(&[("native", Kind::Native)]));
+    pool.accept = section
+        .read_or("accept", pool.accept, report, |entry| entry.word(&[("master", Accept::Master)]));
     read_policy(&mut pool.policy, section, report);
     read_unavailable(&mut pool, section, report);
     pool
@@ -84,11 +76,7 @@ pub(super) fn name_after(program: &str) -> String {
         .skip_while(|c| matches!(c, '-' | '.'))
         .take(MOST_NAME)
         .collect();
-    if name.is_empty() {
-        "pool".to_owned()
-    } else {
-        name
-    }
+    if name.is_empty() { "pool".to_owned() } else { name }
 }
 
 /// What is run, as whom, where.
@@ -114,9 +102,7 @@ fn read_process(pool: &mut Pool, section: &Section<'_>, report: &mut Report) {
     pool.supplementary_groups =
         section.read_or("supplementary-groups", Vec::new(), report, |entry| {
             let names = entry.strings("[\"www-data\"]")?;
-            let read = names
-                .into_iter()
-                .map(|(name, offset)| account(name, entry.key, offset));
+            let read = names.into_iter().map(|(name, offset)| account(name, entry.key, offset));
             read.collect()
         });
 }
@@ -162,11 +148,7 @@ fn command(entry: &Entry<'_>) -> Read<Vec<String>> {
     if array.is_empty() {
         return entry.refuse("`command` is empty", format!("write for example {example}"));
     }
-    if faults.is_empty() {
-        Ok(command)
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(command) } else { Err(faults) }
 }
 
 fn listen(entry: &Entry<'_>) -> Read<Vec<Listen>> {
@@ -185,11 +167,7 @@ fn listen(entry: &Entry<'_>) -> Read<Vec<Listen>> {
             Err(mistake) => faults.push(Fault { offset, mistake }),
         }
     }
-    if faults.is_empty() {
-        Ok(listen)
-    } else {
-        Err(faults)
-    }
+    if faults.is_empty() { Ok(listen) } else { Err(faults) }
 }
 
 /// What decisions depend on, less `unavailable`.
@@ -253,9 +231,7 @@ fn workers(entry: &Entry<'_>) -> Read<u32> {
 /// What happens to clients whom nobody can take.
 fn read_unavailable(pool: &mut Pool, section: &Section<'_>, report: &mut Report) {
     let written = section.read("unavailable", report, answer::read);
-    let after = section.read("unavailable-after", report, |entry| {
-        entry.duration(SHORTEST..=HOUR)
-    });
+    let after = section.read("unavailable-after", report, |entry| entry.duration(SHORTEST..=HOUR));
     match written {
         Some(Some(bytes)) => {
             pool.answer = Some(bytes);

@@ -113,11 +113,7 @@ fn check_user(name: &str) -> Result<(), Mistake> {
             "create the user, or write another name or a number",
         )),
         Err(cause) => Err(Mistake::new(
-            format!(
-                "the user {} cannot be looked up: {}",
-                quote(name),
-                cause.desc()
-            ),
+            format!("the user {} cannot be looked up: {}", quote(name), cause.desc()),
             "write the user's number",
         )),
     }
@@ -134,11 +130,7 @@ fn check_group(name: &str) -> Result<(), Mistake> {
             "create the group, or write another name or a number",
         )),
         Err(cause) => Err(Mistake::new(
-            format!(
-                "the group {} cannot be looked up: {}",
-                quote(name),
-                cause.desc()
-            ),
+            format!("the group {} cannot be looked up: {}", quote(name), cause.desc()),
             "write the group's number",
         )),
     }

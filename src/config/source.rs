@@ -43,11 +43,7 @@ impl Source {
     /// The text as if it were in the file at `path`.
     pub(super) fn new(path: &Path, text: String) -> Source {
         let ends = text.match_indices('\n').map(|(index, _)| index + 1);
-        Source {
-            path: path.to_owned(),
-            starts: std::iter::once(0).chain(ends).collect(),
-            text,
-        }
+        Source { path: path.to_owned(), starts: std::iter::once(0).chain(ends).collect(), text }
     }
 
     /// The file's path, as it was given.
@@ -78,11 +74,7 @@ impl Source {
         let characters = self.text.get(start..).unwrap_or_default().char_indices();
         let before = characters.take_while(|(at, _)| start + at < offset);
         let column = before.count() + 1;
-        Place {
-            file: self.path.clone(),
-            line,
-            column,
-        }
+        Place { file: self.path.clone(), line, column }
     }
 }
 
@@ -95,10 +87,7 @@ fn read_bytes(path: &Path, what: &str) -> Result<Vec<u8>, Mistake> {
             Mistake::new(format!("{what} {shown} does not exist"), remedy)
         } else {
             let remedy = "give the path of a file that the user of rcluster may read";
-            Mistake::new(
-                format!("{what} {shown} cannot be read: {}", why(&cause)),
-                remedy,
-            )
+            Mistake::new(format!("{what} {shown} cannot be read: {}", why(&cause)), remedy)
         }
     };
     let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();

@@ -46,10 +46,7 @@ fn words_of_the_command_line_are_those_of_the_file() {
 
 #[test]
 fn a_change_of_workers_alone_is_seen() {
-    let one = Config {
-        pools: vec![pool("a"), pool("b")],
-        ..Config::of_pools(vec![pool("a")])
-    };
+    let one = Config { pools: vec![pool("a"), pool("b")], ..Config::of_pools(vec![pool("a")]) };
     let mut two = one.clone();
     assert!(!one.differs_only_in_workers(&two));
     two.pools[1].policy.workers += 1;

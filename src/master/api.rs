@@ -93,7 +93,7 @@ impl Master {
             on_give_up: self.on_give_up,
             greeting: None,
         })
-        .map_err(crate::Error::new)
+        .map_err(|error| crate::Error::new(error.to_string()))
     }
 }
 

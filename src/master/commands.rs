@@ -308,10 +308,7 @@ impl Daemon {
 }
 
 fn parameters<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
-    let given = match &call.parameters {
-        Value::Null => json!({}),
-        given => given.clone(),
-    };
+    let given = if call.parameters.is_null() { json!({}) } else { call.parameters.clone() };
     serde_json::from_value(given)
         .map_err(|error| Answer::refusal("Refused", format!("{}: {error}", call.method)))
 }

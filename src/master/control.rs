@@ -83,11 +83,6 @@ impl Control {
         Ok(Control { path: path.to_owned(), listener, inode, clients, last: 0 })
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The socket to watch for new clients.
     pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
@@ -143,8 +138,7 @@ impl Control {
         while let Some(end) = client.received.iter().position(|&byte| byte == 0) {
             let rest = client.received.split_off(end + 1);
             let message = std::mem::replace(&mut client.received, rest);
-            let call = serde_json::from_slice(&message[..end]);
-            heard.calls.push(call.map_err(|error| format!("that is no call: {error}")));
+            heard.calls.push(understand(&message[..end]));
         }
         heard.is_gone |= client.received.len() > CALL_MAX;
         heard
@@ -175,6 +169,16 @@ impl Control {
     pub(crate) fn close(&mut self, id: u64) {
         self.clients.remove(&id);
     }
+}
+
+/// A call is an object; serde would take a list of its fields as well.
+fn understand(message: &[u8]) -> Result<Call, String> {
+    let value: serde_json::Value =
+        serde_json::from_slice(message).map_err(|error| format!("that is no call: {error}"))?;
+    if !value.is_object() || value.get("parameters").is_some_and(|it| !it.is_object()) {
+        return Err("that is no call: a call and its parameters are objects".to_owned());
+    }
+    serde_json::from_value(value).map_err(|error| format!("that is no call: {error}"))
 }
 
 impl Drop for Control {

@@ -35,8 +35,8 @@ impl Inheritance {
     /// A sentence, when something was inherited that cannot be served.
     pub(crate) fn take() -> Result<Inheritance, String> {
         let Some(count) = variable("LISTEN_FDS") else { return Ok(Inheritance::default()) };
-        let names: Option<Vec<String>> = variable("LISTEN_FDNAMES")
-            .map(|names| names.split(':').map(str::to_owned).collect());
+        let names: Option<Vec<String>> =
+            variable("LISTEN_FDNAMES").map(|names| names.split(':').map(str::to_owned).collect());
         let pid = variable("LISTEN_PID");
         let own = std::process::id();
         if let Some(pid) = pid.filter(|pid| *pid != own.to_string()) {
@@ -101,7 +101,8 @@ impl Inheritance {
 
     /// Why a name cannot be found here.
     pub(crate) fn miss(&self, pool: &str, name: &str) -> String {
-        let what = format!("pool {pool} listens on `{name}`, but no inherited socket has that name");
+        let what =
+            format!("pool {pool} listens on `{name}`, but no inherited socket has that name");
         if self.0.is_empty() {
             return format!(
                 "{what}: no unclaimed socket was inherited; start rcluster through its .socket \

@@ -128,7 +128,9 @@ impl Listeners {
                 Some(nix::libc::EADDRINUSE) => {
                     "; another program listens there: stop it, or choose another address"
                 }
-                Some(nix::libc::EACCES) if matches!(address, Address::Tcp(_) | Address::Port(_)) => {
+                Some(nix::libc::EACCES)
+                    if matches!(address, Address::Tcp(_) | Address::Port(_)) =>
+                {
                     "; ports below 1024 need a privileged master or a .socket unit"
                 }
                 Some(nix::libc::EADDRNOTAVAIL) => "; this machine has no such address",
@@ -151,8 +153,7 @@ impl Listeners {
         let message = ToWorker::Connection { listener: &name }.encode().into();
         let attention = Attention::Pause;
         let (needs_source, answer) = (false, None);
-        let listener =
-            Listener { socket, name, origin, attention, message, needs_source, answer };
+        let listener = Listener { socket, name, origin, attention, message, needs_source, answer };
         self.open.insert(id, listener);
         id
     }

@@ -35,9 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use signal_hook::consts::{
-    SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
-};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
@@ -57,7 +55,7 @@ use notify::Notify;
 use prepare::Editions;
 
 /// Where the configuration comes from, now and at every reload.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// A file, and `conf.d` beside it.
     File(PathBuf),
@@ -75,6 +73,32 @@ impl Source {
             Source::File(path) => crate::config::load(path),
             Source::Fixed(config) => Ok((**config).clone()),
         }
+    }
+}
+
+/// Why a master ended.
+#[derive(Debug)]
+pub enum Error {
+    /// Its configuration is not valid.
+    Configuration(Problems),
+    /// It could not start, or could not go on: a sentence.
+    Failed(String),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Configuration(problems) => problems.fmt(f),
+            Error::Failed(sentence) => f.write_str(sentence),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<String> for Error {
+    fn from(sentence: String) -> Error {
+        Error::Failed(sentence)
     }
 }
 
@@ -196,19 +220,15 @@ impl Token {
 /// the environment.
 ///
 /// # Errors
-/// A sentence for people: it could not start, or no pool can be served any more.
-pub fn run(options: Options) -> Result<(), String> {
+/// It could not start, or no pool can be served any more.
+pub fn run(options: Options) -> Result<(), Error> {
     // The handlers stand before anything else: until then SIGUSR1 would end the process.
     let signals = catch_signals().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let inheritance = Inheritance::take()?;
-    let config = options.source.load().map_err(|problems| problems.to_string())?;
+    let config = options.source.load().map_err(Error::Configuration)?;
     let mut daemon = Daemon::new(options, config, signals, inheritance)?;
     daemon.boot()?;
-    let ending = daemon.serve();
-    if let Err(why) = &ending {
-        daemon.say(Level::Error, why);
-    }
-    ending
+    Ok(daemon.serve()?)
 }
 
 fn catch_signals() -> std::io::Result<Signals> {

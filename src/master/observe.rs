@@ -3,9 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::Signal;
-use signal_hook::consts::{
-    SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
-};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 
 use super::journal::Level;
 use super::{Daemon, Token};
@@ -68,10 +66,8 @@ impl Daemon {
         let Some((client, needs_source)) = self.accept_client(id) else { return false };
         if needs_source {
             let source = source_of(client.as_fd());
-            worker = self
-                .supervisor
-                .choose(id, Some(source), self.now, &self.boards)
-                .unwrap_or(worker);
+            worker =
+                self.supervisor.choose(id, Some(source), self.now, &self.boards).unwrap_or(worker);
         }
         self.supervisor.note_dispatched(worker, self.now);
         self.send(worker, id, client);

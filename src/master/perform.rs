@@ -83,9 +83,8 @@ impl Daemon {
         let (board, words) = self.boards.seat(who.pool, seat).map_err(plain)?;
         words.clear(request_limit);
         let pool = self.editions.name(who.pool);
-        let program = command.get_program().to_os_string();
-        let start =
-            Start { who, pool, seat, board, words, command, keep, directory, identity };
+        let program = std::path::PathBuf::from(command.get_program());
+        let start = Start { who, pool, seat, board, words, command, keep, directory, identity };
         let worker = Worker::start(start)
             .map_err(|error| format!("cannot run {}: {}", program.display(), plain(error)))?;
         let watched = self

@@ -177,11 +177,11 @@ impl Program {
 impl Held {
     fn open(path: &Path) -> io::Result<Held> {
         // A program may be executable without being readable; then a handle must do.
-        let file = File::open(path).or_else(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                File::options().read(true).custom_flags(libc::O_PATH).open(path)
+        let file = File::open(path).or_else(|error| {
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return File::options().read(true).custom_flags(libc::O_PATH).open(path);
             }
-            _ => Err(error),
+            Err(error)
         })?;
         let stamp = Stamp::of(&file.metadata()?);
         Ok(Held { path: path.to_owned(), file, stamp })
@@ -347,16 +347,10 @@ pub(crate) fn find_group(text: &str) -> Result<nix::unistd::Gid, String> {
 
 /// An error without its number, which helps nobody.
 pub(crate) fn plain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "no such file or directory".into(),
-        io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => {
-            let text = error.to_string();
-            match text.find(" (os error") {
-                Some(end) => text[..end].to_lowercase(),
-                None => text,
-            }
-        }
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_lowercase(),
+        None => text,
     }
 }
 

@@ -102,8 +102,7 @@ impl Editions {
         for name in names {
             let is_active = self.id(name).is_some_and(|id| active.contains(&id));
             if config.pool(name).is_none() && !is_active {
-                let known: Vec<&str> =
-                    config.pools.iter().map(|pool| pool.name.as_str()).collect();
+                let known: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
                 return Err(format!("there is no pool {name}; there are: {}", known.join(", ")));
             }
         }

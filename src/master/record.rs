@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Daemon;
 use super::diagnose::diagnose;
 use super::journal::Level;
-use crate::supervisor::{PoolId, Reason, Record, Who, WorkerId};
+use crate::supervisor::{Generation, PoolId, Reason, Record, Who, WorkerId};
 
 impl Daemon {
     /// `web/1 (pid 4711, generation 2)`
@@ -38,6 +38,8 @@ impl Daemon {
             | Record::Ready(_)
             | Record::StartFailed { .. }
             | Record::RollingBack { .. } => self.tell_progress(&text),
+            // The first one is the boot, not a reload.
+            Record::RolloutDone { generation: Generation(1), .. } => {}
             Record::RolloutDone { .. } => self.note_outcome(true, text),
             Record::RolledBack { .. } => {
                 let why = self.last_reload.as_ref().map(|last| last.message.clone());
@@ -130,8 +132,7 @@ impl Daemon {
                 (Level::Notice, text)
             }
             Record::RolloutDone { generation, took } => {
-                let text =
-                    format!("generation {} serves; it took {}", generation.0, short(*took));
+                let text = format!("generation {} serves; it took {}", generation.0, short(*took));
                 (Level::Notice, text)
             }
             Record::RollingBack { generation, why } => {

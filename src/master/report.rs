@@ -39,9 +39,10 @@ impl Daemon {
     }
 
     fn wire_pool(&self, pool: &PoolStatus) -> wire::Pool {
-        let listen = self.config.pool(&pool.name).map(|config| {
-            config.listen.iter().map(|entry| entry.text.clone()).collect::<Vec<_>>()
-        });
+        let listen = self
+            .config
+            .pool(&pool.name)
+            .map(|config| config.listen.iter().map(|entry| entry.text.clone()).collect::<Vec<_>>());
         wire::Pool {
             name: pool.name.clone(),
             state: pool_state(pool).to_owned(),
@@ -110,7 +111,9 @@ fn summary_of(status: &Status) -> String {
         .pools
         .iter()
         .filter(|pool| pool.gave_up.is_some())
-        .map(|pool| format!("; {} gave up with {} of {} serving", pool.name, pool.serving, pool.size))
+        .map(|pool| {
+            format!("; {} gave up with {} of {} serving", pool.name, pool.serving, pool.size)
+        })
         .collect();
     let serving: u32 = status.pools.iter().map(|pool| pool.serving).sum();
     let trouble = troubles.concat();

@@ -4,7 +4,6 @@
 //! such handle; a group is only signalled while its leader is not reaped, so that its number cannot
 //! have been given away.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -111,24 +110,6 @@ impl Process {
         self.id.as_raw().unsigned_abs()
     }
 
-    /// Sends a signal to the process alone.
-    ///
-    /// # Errors
-    /// Those of `pidfd_send_signal(2)`; `ESRCH` when it is gone.
-    pub fn signal(&self, which: Signal) -> io::Result<()> {
-        // SAFETY: plain numbers and a null siginfo.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                which as libc::c_int,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
     /// Sends a signal to the process' whole group. Only before [`Process::reap`].
     ///
     /// # Errors
@@ -151,11 +132,14 @@ impl Process {
             Ok(()) | Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EPERM) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(match self.wait(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)? {
-            WaitStatus::Exited(_, status) => Some(Ending::Status(status)),
-            WaitStatus::Signaled(_, which, _) => Some(Ending::Signal(which)),
-            _ => None,
-        })
+        let status = self.wait(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)?;
+        if let WaitStatus::Signaled(_, which, _) = status {
+            return Ok(Some(Ending::Signal(which)));
+        }
+        if let WaitStatus::Exited(_, status) = status {
+            return Ok(Some(Ending::Status(status)));
+        }
+        Ok(None)
     }
 
     fn wait(&self, flags: WaitPidFlag) -> nix::Result<WaitStatus> {
@@ -209,10 +193,4 @@ pub fn reap_strangers(is_known: impl Fn(u32) -> bool) -> io::Result<()> {
             _ => return Ok(()),
         }
     }
-}
-
-/// Another name for an open descriptor of this process, by which a child can open or run it.
-#[must_use]
-pub fn path_of(descriptor: &impl AsRawFd) -> CString {
-    CString::new(format!("/proc/self/fd/{}", descriptor.as_raw_fd())).unwrap_or_default()
 }

@@ -19,15 +19,8 @@ fn refuse(world: &mut World, files: &[(&str, &str)], expected: &[(&str, usize, u
     assert_eq!(problems.len(), expected.len(), "{id}\n{told:#?}");
     for (problem, (file, line, column, said)) in problems.iter().zip(expected) {
         assert_eq!(name(&problem.file), *file, "{problem}");
-        assert_eq!(
-            (problem.line, problem.column),
-            (*line, *column),
-            "{problem}"
-        );
-        assert!(
-            problem.to_string().contains(said),
-            "{problem}\nlacks {said}"
-        );
+        assert_eq!((problem.line, problem.column), (*line, *column), "{problem}");
+        assert!(problem.to_string().contains(said), "{problem}\nlacks {said}");
     }
     world.clear();
 }
@@ -49,42 +42,22 @@ fn files_against_each_other(world: &mut World) {
     );
     refuse(
         world,
-        &[
-            ("rcluster.toml", ""),
-            ("conf.d/b.toml", POOL),
-            ("conf.d/a.toml", POOL),
-        ],
+        &[("rcluster.toml", ""), ("conf.d/b.toml", POOL), ("conf.d/a.toml", POOL)],
         &[("b.toml", 1, 7, "a.toml:1; keep one of the two")],
     );
     let master = "[master]\ngenerations = 2\n";
     refuse(
         world,
-        &[
-            ("rcluster.toml", &format!("{POOL}{master}")),
-            ("conf.d/a.toml", master),
-        ],
-        &[(
-            "a.toml",
-            2,
-            1,
-            "`generations` of the master is already set at",
-        )],
+        &[("rcluster.toml", &format!("{POOL}{master}")), ("conf.d/a.toml", master)],
+        &[("a.toml", 2, 1, "`generations` of the master is already set at")],
     );
     refuse(
         world,
         &[
             ("rcluster.toml", &format!("{POOL}listen = [\"80\"]\n")),
-            (
-                "conf.d/a.toml",
-                &format!("{api}listen = [\"web\", \"0.0.0.0:80\"]\n"),
-            ),
+            ("conf.d/a.toml", &format!("{api}listen = [\"web\", \"0.0.0.0:80\"]\n")),
         ],
-        &[(
-            "a.toml",
-            3,
-            18,
-            "`0.0.0.0:80` is the same as `80` of pool `web` at",
-        )],
+        &[("a.toml", 3, 18, "`0.0.0.0:80` is the same as `80` of pool `web` at")],
     );
 }
 
@@ -125,15 +98,9 @@ fn several_files(world: &mut World) {
     let problems = world.refuse_files("dangling link", b"dangling link");
     assert!(problems[0].message.contains("does not exist"));
     world.clear();
-    let many: String = (0..257)
-        .map(|i| format!("[pool.p{i}]\ncommand = [\"x\"]\n"))
-        .collect();
+    let many: String = (0..257).map(|i| format!("[pool.p{i}]\ncommand = [\"x\"]\n")).collect();
     let problems = world.refuse_bytes(many.as_bytes());
-    assert!(
-        problems[0]
-            .to_string()
-            .contains("there are 257 pools; write at most 256")
-    );
+    assert!(problems[0].to_string().contains("there are 257 pools; write at most 256"));
     assert_eq!((problems[0].line, problems[0].column), (513, 7));
     world.clear();
 }
@@ -141,12 +108,7 @@ fn several_files(world: &mut World) {
 fn environment_files(world: &mut World) {
     let text = &format!("{POOL}environment-file = [\"web.env\"]\n");
     for (lines, line, column, said) in [
-        (
-            "A=1\nnonsense\n",
-            2,
-            1,
-            "`nonsense` is no assignment; write KEY=VALUE",
-        ),
+        ("A=1\nnonsense\n", 2, 1, "`nonsense` is no assignment; write KEY=VALUE"),
         ("export A=1\n", 1, 1, "write A=…"),
         ("A=1\n  9B=1\n", 2, 3, "`9B` is no name of a variable"),
         ("=1\n", 1, 1, "`` is no name of a variable"),
@@ -163,11 +125,7 @@ fn environment_files(world: &mut World) {
     world.write("web.env", b"A=1\nB=caf\xe9\n");
     let problems = world.refuse_files("env latin 1", b"env latin 1");
     assert_eq!(
-        (
-            name(&problems[0].file),
-            problems[0].line,
-            problems[0].column
-        ),
+        (name(&problems[0].file), problems[0].line, problems[0].column),
         ("web.env".into(), 2, 6)
     );
     world.clear();
@@ -180,12 +138,7 @@ fn environment_files(world: &mut World) {
     refuse(
         world,
         &[("rcluster.toml", both)],
-        &[(
-            "rcluster.toml",
-            3,
-            33,
-            "does not exist; create it, or write `-` before its path",
-        )],
+        &[("rcluster.toml", 3, 33, "does not exist; create it, or write `-` before its path")],
     );
 }
 
@@ -193,35 +146,19 @@ fn not_text(world: &mut World) {
     let latin = b"[pool.web]\ncommand = [\"caf\xe9\"]\n";
     let problems = world.refuse_bytes(latin);
     assert_eq!((problems[0].line, problems[0].column), (2, 16));
-    assert!(
-        problems[0]
-            .to_string()
-            .contains("not UTF-8 text: byte 0xe9; save the file as UTF-8")
-    );
-    let utf16: Vec<u8> = "\u{feff}[pool.web]"
-        .encode_utf16()
-        .flat_map(u16::to_le_bytes)
-        .collect();
+    assert!(problems[0].to_string().contains("not UTF-8 text: byte 0xe9; save the file as UTF-8"));
+    let utf16: Vec<u8> = "\u{feff}[pool.web]".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let problems = world.refuse_bytes(&utf16);
     assert_eq!((problems[0].line, problems[0].column), (1, 1));
     let large = format!("{POOL}# {}\n", "x".repeat(1 << 20));
-    one(
-        &world.refuse_bytes(large.as_bytes()),
-        "is larger than 1 MiB",
-    );
+    one(&world.refuse_bytes(large.as_bytes()), "is larger than 1 MiB");
     world.clear();
     one(&world.refuse_files("missing", b"missing"), "does not exist");
     fs::create_dir(world.main()).unwrap();
-    one(
-        &world.refuse_files("directory", b"directory"),
-        "is a directory",
-    );
+    one(&world.refuse_files("directory", b"directory"), "is a directory");
     world.clear();
     let socket = std::os::unix::net::UnixListener::bind(world.main()).unwrap();
-    one(
-        &world.refuse_files("socket", b"socket"),
-        "is not a regular file",
-    );
+    one(&world.refuse_files("socket", b"socket"), "is not a regular file");
     drop(socket);
     world.clear();
     for path in ["", "/", ".", "/dev/null", "/dev/zero", "a\0b"] {

@@ -71,20 +71,14 @@ const LATER: &[&str] = &[
 
 /// All keys, each with the text that comes before a line with it.
 fn all() -> impl Iterator<Item = (&'static str, &'static [&'static str], String)> {
-    let master = MASTER
-        .iter()
-        .map(|(key, types)| (*key, *types, format!("{POOL}[master]\n")));
+    let master = MASTER.iter().map(|(key, types)| (*key, *types, format!("{POOL}[master]\n")));
     let pool = KEYS.iter().map(|(key, types)| (*key, *types, above(key)));
     master.chain(pool)
 }
 
 /// The shortest pool in which a key is missing.
 fn above(key: &str) -> String {
-    if key == "command" {
-        "[pool.web]\n".to_owned()
-    } else {
-        POOL.to_owned()
-    }
+    if key == "command" { "[pool.web]\n".to_owned() } else { POOL.to_owned() }
 }
 
 /// Every slip of a finger in every key is answered with the right key.
@@ -141,10 +135,7 @@ pub(crate) fn out_of_range(world: &mut World) {
         ("surge", &["0", "1025"]),
     ];
     for (key, values) in numbers {
-        for value in values
-            .iter()
-            .chain(&["-1", "9223372036854775807", "-9223372036854775808"])
-        {
+        for value in values.iter().chain(&["-1", "9223372036854775807", "-9223372036854775808"]) {
             let said = [&format!("`{key}` cannot be"), "write a number from"];
             world.refuse(&format!("{POOL}{key} = «{value}\n"), &said);
         }
@@ -157,13 +148,8 @@ pub(crate) fn out_of_range(world: &mut World) {
 
 /// Every time refuses what is below and above its range, and what is none.
 pub(crate) fn no_such_times(world: &mut World) {
-    let times = [
-        "start-timeout",
-        "drain-timeout",
-        "watchdog",
-        "restart-window",
-        "unavailable-after",
-    ];
+    let times =
+        ["start-timeout", "drain-timeout", "watchdog", "restart-window", "unavailable-after"];
     let wrong = [
         "0",
         "\"0\"",
@@ -182,11 +168,7 @@ pub(crate) fn no_such_times(world: &mut World) {
         "\"99999999999999999999y\"",
     ];
     for key in times {
-        let answer = if key == "unavailable-after" {
-            "unavailable = \"busy\"\n"
-        } else {
-            ""
-        };
+        let answer = if key == "unavailable-after" { "unavailable = \"busy\"\n" } else { "" };
         for value in wrong {
             let said = [&format!("`{key}` "), "write a time from 10ms to"];
             world.refuse(&format!("{POOL}{answer}{key} = «{value}\n"), &said);
@@ -198,10 +180,7 @@ pub(crate) fn no_such_times(world: &mut World) {
 pub(crate) fn empty_texts(world: &mut World) {
     let directory = "write for example";
     for key in ["working-directory", "user", "unavailable", "kind"] {
-        world.refuse(
-            &format!("{POOL}{key} = «\"\" # {key}\n"),
-            &["empty text", directory],
-        );
+        world.refuse(&format!("{POOL}{key} = «\"\" # {key}\n"), &["empty text", directory]);
     }
 }
 
@@ -220,19 +199,10 @@ pub(crate) fn written_twice(world: &mut World) {
             // Not in this version, so that it is told, too.
             "preset" | "unavailable-after" => continue,
             _ if types.contains(&"number") => "7",
-            _ => {
-                VALUES
-                    .iter()
-                    .find(|(name, _)| types.contains(name))
-                    .unwrap()
-                    .1
-            }
+            _ => VALUES.iter().find(|(name, _)| types.contains(name)).unwrap().1,
         };
         let text = format!("{above}{key} = {value}\n«{key} = {value}\n");
-        world.refuse(
-            &text,
-            &[&format!("`{key}` is written a second time"), "keep one"],
-        );
+        world.refuse(&text, &[&format!("`{key}` is written a second time"), "keep one"]);
     }
 }
 
@@ -243,10 +213,7 @@ pub(crate) fn zero_bytes(world: &mut World) {
         match key {
             "workers" => {}
             _ if types.contains(&"list") => {
-                world.refuse(
-                    &format!("{above}{key} = [{value}] # zero\n"),
-                    &["zero byte"],
-                );
+                world.refuse(&format!("{above}{key} = [{value}] # zero\n"), &["zero byte"]);
             }
             _ if types == ["text"] => {
                 world.refuse(&format!("{above}{key} = {value}\n"), &["zero byte"]);
@@ -260,10 +227,7 @@ pub(crate) fn zero_bytes(world: &mut World) {
 pub(crate) fn not_yet(world: &mut World) {
     let said = "is not in this version yet";
     for key in LATER {
-        world.refuse(
-            &format!("{POOL}«{key} = 1\n"),
-            &[&format!("`{key}` {said}")],
-        );
+        world.refuse(&format!("{POOL}«{key} = 1\n"), &[&format!("`{key}` {said}")]);
     }
     for (key, word, now) in [
         ("kind", "node", "this version has `native`"),
@@ -291,10 +255,7 @@ pub(crate) fn cut_off(world: &mut World) {
         if EXAMPLE[start..index].contains(['{', '"', '#']) {
             continue;
         }
-        world.refuse(
-            &format!("{}«", &EXAMPLE[..index + 2]),
-            &["a value is missing"],
-        );
+        world.refuse(&format!("{}«", &EXAMPLE[..index + 2]), &["a value is missing"]);
         let (cut, missing) = (&EXAMPLE[..index], "a key without a value");
         world.refuse(&format!("{cut}«"), &[missing]);
     }

@@ -75,16 +75,9 @@ fn every_key_arrives_with_its_value() {
     let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(names, ["web", "api.v2"]);
     let mut web = Pool::new("web", texts(&["/usr/bin/node", "server.js", ""]));
-    web.listen = [
-        "web",
-        "127.0.0.1:8081",
-        "[::1]:8082",
-        "8083",
-        "/run/app.sock",
-        "@app",
-    ]
-    .map(|text| text.parse().unwrap())
-    .to_vec();
+    web.listen = ["web", "127.0.0.1:8081", "[::1]:8082", "8083", "/run/app.sock", "@app"]
+        .map(|text| text.parse().unwrap())
+        .to_vec();
     web.kind = Kind::Native;
     web.accept = Accept::Master;
     web.working_directory = Some(PathBuf::from("/"));
@@ -115,20 +108,11 @@ fn every_key_arrives_with_its_value() {
         unavailable: Unavailable::AnswerAfter(Duration::from_millis(1500)),
     };
     assert_eq!(config.pools[0], web);
-    let addresses: Vec<Option<&Address>> = config.pools[0]
-        .listen
-        .iter()
-        .map(|listen| listen.address.as_ref())
-        .collect();
+    let addresses: Vec<Option<&Address>> =
+        config.pools[0].listen.iter().map(|listen| listen.address.as_ref()).collect();
     assert_eq!(addresses[0], None);
-    assert_eq!(
-        addresses[1],
-        Some(&Address::Tcp("127.0.0.1:8081".parse().unwrap()))
-    );
-    assert_eq!(
-        addresses[2],
-        Some(&Address::Tcp("[::1]:8082".parse().unwrap()))
-    );
+    assert_eq!(addresses[1], Some(&Address::Tcp("127.0.0.1:8081".parse().unwrap())));
+    assert_eq!(addresses[2], Some(&Address::Tcp("[::1]:8082".parse().unwrap())));
     assert_eq!(addresses[3], Some(&Address::Port(8083)));
     assert_eq!(addresses[4], Some(&Address::Unix("/run/app.sock".into())));
     assert_eq!(addresses[5], Some(&Address::Abstract("app".to_owned())));
@@ -145,14 +129,7 @@ fn what_is_not_written_has_the_documented_default() {
     let cpus = std::thread::available_parallelism().unwrap().get();
     let workers = u32::try_from(cpus.min(1024)).unwrap();
     let name = "web".to_owned();
-    assert_eq!(
-        pool.policy,
-        Policy {
-            name,
-            workers,
-            ..Policy::default()
-        }
-    );
+    assert_eq!(pool.policy, Policy { name, workers, ..Policy::default() });
     assert_eq!(pool.answer, None);
     let answered = world.accept(&format!("{POOL}unavailable = \"-ERR busy\\r\\n\"\n"));
     let after = Unavailable::AnswerAfter(Duration::from_secs(5));
@@ -200,19 +177,13 @@ fn an_explanation_reads_as_what_it_explains() {
     "##;
     let config = world.accept(odd);
     explains_itself(&world, &config);
-    assert!(
-        !explain(&config).contains("s3cr3t"),
-        "secrets stay in their files"
-    );
+    assert!(!explain(&config).contains("s3cr3t"), "secrets stay in their files");
 }
 
 #[test]
 fn files_of_conf_d_follow_by_name() {
     let world = World::new();
-    world.write(
-        "rcluster.toml",
-        format!("[master]\ngenerations = 2\n{POOL}"),
-    );
+    world.write("rcluster.toml", format!("[master]\ngenerations = 2\n{POOL}"));
     world.write("conf.d/20-b.toml", "[pool.b]\ncommand = [\"b\"]\n");
     world.write("conf.d/10-c.toml", "[pool.c]\ncommand = [\"c\"]\n");
     world.write("conf.d/30.toml", "[master]\ncontrol-mode = \"0600\"\n");
@@ -223,10 +194,7 @@ fn files_of_conf_d_follow_by_name() {
     assert_eq!(names, ["web", "c", "b"]);
     assert_eq!(config.files.len(), 4);
     assert_eq!(config.files[1], world.path("conf.d/10-c.toml"));
-    assert_eq!(
-        (config.master.generations, config.master.control_mode),
-        (2, 0o600)
-    );
+    assert_eq!((config.master.generations, config.master.control_mode), (2, 0o600));
     assert_eq!(config.pool("b").unwrap().command, ["b"]);
     assert_eq!(config.pool("x"), None);
     for number in (40..80).rev() {
@@ -250,15 +218,8 @@ fn environment_files_win_over_the_table() {
         .into();
     assert_eq!(config.pools[0].environment, expected);
     let files = &config.pools[0].environment_files;
-    let seen: Vec<(&Path, bool)> = files
-        .iter()
-        .map(|f| (f.path.as_path(), f.optional))
-        .collect();
-    let (one, two, gone) = (
-        world.path("one.env"),
-        world.path("two.env"),
-        world.path("gone.env"),
-    );
+    let seen: Vec<(&Path, bool)> = files.iter().map(|f| (f.path.as_path(), f.optional)).collect();
+    let (one, two, gone) = (world.path("one.env"), world.path("two.env"), world.path("gone.env"));
     assert_eq!(seen, [(one.as_path(), false), (&two, true), (&gone, true)]);
 }
 
@@ -303,11 +264,7 @@ fn the_machine_is_asked_only_when_it_is_checked() {
         assert!(message.contains(said), "{message}");
     }
     let program = world.accept(&format!("{POOL}\n[pool.f]\ncommand = [\"sh\"]\n"));
-    assert!(
-        fs::metadata(program.pools[1].program().unwrap())
-            .unwrap()
-            .is_file()
-    );
+    assert!(fs::metadata(program.pools[1].program().unwrap()).unwrap().is_file());
     assert_eq!(program.check_programs(), []);
 }
 
@@ -318,9 +275,5 @@ fn an_answer_that_leaves_the_connection_open_is_advised_against() {
     let open = r#"unavailable = "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n""#;
     let advice = world.accept(&format!("{POOL}{open}\n")).advice();
     assert_eq!((advice.len(), advice[0].line, advice[0].column), (1, 3, 15));
-    assert!(
-        advice[0]
-            .to_string()
-            .ends_with("add the header `Connection: close`")
-    );
+    assert!(advice[0].to_string().ends_with("add the header `Connection: close`"));
 }

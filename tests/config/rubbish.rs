@@ -78,11 +78,7 @@ pub(crate) fn mutations() {
         }
     }
     // Damage within comments and texts is no damage; most of the rest is.
-    assert!(
-        refused > 500 && accepted.len() > 50,
-        "{refused} {}",
-        accepted.len()
-    );
+    assert!(refused > 500 && accepted.len() > 50, "{refused} {}", accepted.len());
     for config in accepted {
         crate::good::explains_itself(&world, &config);
     }

@@ -5,47 +5,20 @@ use crate::world::{POOL, World};
 /// One mistake each: the lines below the shortest pool, and parts of the sentence.
 const IN_POOL: &[(&str, &[&str])] = &[
     // Keys.
-    (
-        "«worker = 3",
-        &[
-            "unknown key `worker` in pool `web`",
-            "did you mean `workers`?",
-        ],
-    ),
-    (
-        "«env = { A = \"b\" }",
-        &["unknown key `env`", "did you mean `environment`?"],
-    ),
+    ("«worker = 3", &["unknown key `worker` in pool `web`", "did you mean `workers`?"]),
+    ("«env = { A = \"b\" }", &["unknown key `env`", "did you mean `environment`?"]),
     ("«cwd = \"/\"", &["did you mean `working-directory`?"]),
     ("«drain_timeout = 5", &["did you mean `drain-timeout`?"]),
     ("«WORKERS = 3", &["did you mean `workers`?"]),
-    (
-        "«generations = 3",
-        &["unknown key `generations`", "belongs into `[master]`"],
-    ),
-    (
-        "«banana = 3",
-        &["unknown key `banana`", "known here: command, listen"],
-    ),
+    ("«generations = 3", &["unknown key `generations`", "belongs into `[master]`"]),
+    ("«banana = 3", &["unknown key `banana`", "known here: command, listen"]),
     ("«\"a\\nb\" = 3", &["unknown key `a\\nb`"]),
     ("«\"\" = 3", &["unknown key ``"]),
-    (
-        "[pool.web.«envronment]\nA = \"b\"",
-        &["did you mean `environment`?"],
-    ),
-    (
-        "[pool.web.«v2]\ncommand = [\"x\"]",
-        &["unknown key `v2`", "[pool.\"a.b\"]"],
-    ),
+    ("[pool.web.«envronment]\nA = \"b\"", &["did you mean `environment`?"]),
+    ("[pool.web.«v2]\ncommand = [\"x\"]", &["unknown key `v2`", "[pool.\"a.b\"]"]),
     // Names.
-    (
-        "[pool.«\"my pool\"]\ncommand = [\"x\"]",
-        &["`my pool` is no name for a pool", "letters"],
-    ),
-    (
-        "[pool.«\"\"]\ncommand = [\"x\"]",
-        &["`` is no name for a pool"],
-    ),
+    ("[pool.«\"my pool\"]\ncommand = [\"x\"]", &["`my pool` is no name for a pool", "letters"]),
+    ("[pool.«\"\"]\ncommand = [\"x\"]", &["`` is no name for a pool"]),
     ("[pool.«-x]\ncommand = [\"x\"]", &["`-x` is no name"]),
     ("[pool.«\".x\"]\ncommand = [\"x\"]", &["`.x` is no name"]),
     ("[pool.«\"é\"]\ncommand = [\"x\"]", &["`é` is no name"]),
@@ -58,29 +31,17 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("[pool.«api]", &["pool `api` has no command", "command = ["]),
     (
         "[pool]\n«workers = 3",
-        &[
-            "outside of every pool",
-            "write `workers` below a line [pool.NAME]",
-        ],
+        &["outside of every pool", "write `workers` below a line [pool.NAME]"],
     ),
     ("[pool]\n«x = 3", &["outside of every pool"]),
     (
         "[«web]\ncommand = [\"x\"]",
-        &[
-            "unknown key `web` at the top",
-            "write [pool.NAME] for a pool",
-        ],
+        &["unknown key `web` at the top", "write [pool.NAME] for a pool"],
     ),
-    (
-        "[«pools.web]\ncommand = [\"x\"]",
-        &["unknown key `pools`", "did you mean `pool`?"],
-    ),
+    ("[«pools.web]\ncommand = [\"x\"]", &["unknown key `pools`", "did you mean `pool`?"]),
     ("[«Master]", &["did you mean `master`?"]),
     // Command.
-    (
-        "[pool.a]\ncommand = «[]",
-        &["`command` is empty", "/usr/bin/my-server"],
-    ),
+    ("[pool.a]\ncommand = «[]", &["`command` is empty", "/usr/bin/my-server"]),
     (
         "[pool.a]\ncommand = «\"node server.js\"",
         &["is text, but a list", "[\"node\", \"server.js\"]"],
@@ -91,59 +52,26 @@ const IN_POOL: &[(&str, &[&str])] = &[
         "[pool.a]\ncommand = [\"x\", «8080]",
         &["an entry of `command` is a number, but text", "\"8080\""],
     ),
-    (
-        "[pool.a]\ncommand = [\"x\", «true]",
-        &["true or false", "\"true\""],
-    ),
+    ("[pool.a]\ncommand = [\"x\", «true]", &["true or false", "\"true\""]),
     ("[pool.a]\ncommand = [\"x\", «[]]", &["a list, but text"]),
-    (
-        "[pool.a]\ncommand = [\"x\", «\"a\\u0000b\"]",
-        &["zero byte"],
-    ),
+    ("[pool.a]\ncommand = [\"x\", «\"a\\u0000b\"]", &["zero byte"]),
     // Listen.
     ("listen = «\"8080\"", &["is text, but a list", "[\"8080\"]"]),
     ("listen = «8080", &["is a number, but a list", "[\"8080\"]"]),
     ("listen = [«8080]", &["is a number, but text", "\"8080\""]),
     ("listen = [«\"\"]", &["empty text"]),
-    (
-        "listen = [«\"65536\"]",
-        &["there is no port `65536`", "1 to 65535"],
-    ),
-    (
-        "listen = [«\"127.0.0.1:65536\"]",
-        &["there is no port `65536`"],
-    ),
-    (
-        "listen = [«\"127.0.0.1:http\"]",
-        &["does not end with a port"],
-    ),
-    (
-        "listen = [«\"127.0.0.1\"]",
-        &["`127.0.0.1` has no port", "127.0.0.1:8080"],
-    ),
-    (
-        "listen = [«\"localhost:8080\"]",
-        &["`localhost` is a host name", "give an IP address"],
-    ),
+    ("listen = [«\"65536\"]", &["there is no port `65536`", "1 to 65535"]),
+    ("listen = [«\"127.0.0.1:65536\"]", &["there is no port `65536`"]),
+    ("listen = [«\"127.0.0.1:http\"]", &["does not end with a port"]),
+    ("listen = [«\"127.0.0.1\"]", &["`127.0.0.1` has no port", "127.0.0.1:8080"]),
+    ("listen = [«\"localhost:8080\"]", &["`localhost` is a host name", "give an IP address"]),
     ("listen = [«\"example.org:80\"]", &["is a host name"]),
     ("listen = [«\"::1\"]", &["has no port", "[::1]:8080"]),
-    (
-        "listen = [«\"::1:8080\"]",
-        &["no brackets", "write [::1]:8080"],
-    ),
+    ("listen = [«\"::1:8080\"]", &["no brackets", "write [::1]:8080"]),
     ("listen = [«\"[::1]\"]", &["does not end with a port"]),
-    (
-        "listen = [«\"[::g]:80\"]",
-        &["`[::g]` is not an IP address"],
-    ),
-    (
-        "listen = [«\"256.1.1.1:80\"]",
-        &["`256.1.1.1` is not an IP address"],
-    ),
-    (
-        "listen = [«\"*:80\"]",
-        &["no IP address", "write 80 for all interfaces"],
-    ),
+    ("listen = [«\"[::g]:80\"]", &["`[::g]` is not an IP address"]),
+    ("listen = [«\"256.1.1.1:80\"]", &["`256.1.1.1` is not an IP address"]),
+    ("listen = [«\"*:80\"]", &["no IP address", "write 80 for all interfaces"]),
     ("listen = [«\":80\"]", &["no IP address"]),
     ("listen = [«\"http://127.0.0.1:80\"]", &["is a URL"]),
     ("listen = [«\"unix:/run/a\"]", &["write `/run/a` alone"]),
@@ -153,43 +81,22 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("listen = [«\" web\"]", &["no name of a socket"]),
     ("listen = [«\"grün\"]", &["no name of a socket"]),
     ("listen = [«\"a\\tb\"]", &["`a\\tb` is no name of a socket"]),
-    (
-        "listen = [\"8080\", «\"8080\"]",
-        &["the same as `8080` of pool `web` at", "remove one"],
-    ),
-    (
-        "listen = [\"8080\", «\"0.0.0.0:8080\"]",
-        &["`0.0.0.0:8080` is the same as `8080`"],
-    ),
-    (
-        "listen = [\"web\", «\"web\"]",
-        &["`web` is the same as `web`"],
-    ),
+    ("listen = [\"8080\", «\"8080\"]", &["the same as `8080` of pool `web` at", "remove one"]),
+    ("listen = [\"8080\", «\"0.0.0.0:8080\"]", &["`0.0.0.0:8080` is the same as `8080`"]),
+    ("listen = [\"web\", «\"web\"]", &["`web` is the same as `web`"]),
     ("listen = [\"/run/a\", «\"/run//a\"]", &["the same as"]),
     ("listen = [\"@a\", «\"@a\"]", &["the same as"]),
-    (
-        "listen = [\"[::1]:80\", «\"[0:0::1]:80\"]",
-        &["the same as"],
-    ),
+    ("listen = [\"[::1]:80\", «\"[0:0::1]:80\"]", &["the same as"]),
     (
         "listen = [\"8080\"]\n[pool.api]\ncommand = [\"x\"]\nlisten = [«\"127.0.0.1:8080\"]",
         &["the same as `8080` of pool `web`"],
     ),
     // Words.
-    (
-        "kind = «\"rust\"",
-        &["`kind` cannot be `rust`", "write `native`"],
-    ),
+    ("kind = «\"rust\"", &["`kind` cannot be `rust`", "write `native`"]),
     ("kind = «\"natve\"", &["did you mean `native`?"]),
     ("accept = «\"nobody\"", &["`accept` cannot be `nobody`"]),
-    (
-        "balance = «\"round_robin\"",
-        &["did you mean `round-robin`?"],
-    ),
-    (
-        "balance = «\"fastest\"",
-        &["write `least-connections`, `round-robin` or `source-hash`"],
-    ),
+    ("balance = «\"round_robin\"", &["did you mean `round-robin`?"]),
+    ("balance = «\"fastest\"", &["write `least-connections`, `round-robin` or `source-hash`"]),
     // Accounts and directories.
     ("user = «\"a:b\"", &["`user` has no name `a:b`"]),
     ("user = «\"a b\"", &["`user` has no name `a b`"]),
@@ -197,125 +104,56 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("user = «\"4294967295\"", &["no number `4294967295`"]),
     ("user = «\"\"", &["empty text"]),
     ("group = «\"a/b\"", &["`group` has no name"]),
-    (
-        "supplementary-groups = [\"a\", «\"b\\n\"]",
-        &["no name `b\\n`"],
-    ),
+    ("supplementary-groups = [\"a\", «\"b\\n\"]", &["no name `b\\n`"]),
     ("supplementary-groups = «\"a\"", &["[\"a\"]"]),
     ("working-directory = «\"\"", &["empty text"]),
     // Environment.
-    (
-        "environment = { «\"A B\" = \"1\" }",
-        &["`A B` is no name of a variable"],
-    ),
+    ("environment = { «\"A B\" = \"1\" }", &["`A B` is no name of a variable"]),
     ("environment = { «1A = \"1\" }", &["`1A` is no name"]),
     ("environment = { «\"\" = \"1\" }", &["`` is no name"]),
     ("environment = { «\"Ä\" = \"1\" }", &["`Ä` is no name"]),
-    (
-        "environment = { PORT = «8080 }",
-        &["the variable `PORT` is a number, but text", "\"8080\""],
-    ),
+    ("environment = { PORT = «8080 }", &["the variable `PORT` is a number, but text", "\"8080\""]),
     ("environment = { DEBUG = «true }", &["\"true\""]),
     ("environment = { A = «\"\\u0000\" }", &["zero byte"]),
-    (
-        "environment = { «RCLUSTER_SLOT = \"1\" }",
-        &["`RCLUSTER_SLOT` is set by rcluster itself"],
-    ),
-    (
-        "environment = { «LISTEN_FDS = \"1\" }",
-        &["set by rcluster itself"],
-    ),
-    (
-        "environment = { «NOTIFY_SOCKET = \"1\" }",
-        &["set by rcluster itself"],
-    ),
-    (
-        "environment = { «WATCHDOG_USEC = \"1\" }",
-        &["set by rcluster itself"],
-    ),
-    (
-        "environment = { «NODE_CHANNEL_FD = \"1\" }",
-        &["set by rcluster itself"],
-    ),
+    ("environment = { «RCLUSTER_SLOT = \"1\" }", &["`RCLUSTER_SLOT` is set by rcluster itself"]),
+    ("environment = { «LISTEN_FDS = \"1\" }", &["set by rcluster itself"]),
+    ("environment = { «NOTIFY_SOCKET = \"1\" }", &["set by rcluster itself"]),
+    ("environment = { «WATCHDOG_USEC = \"1\" }", &["set by rcluster itself"]),
+    ("environment = { «NODE_CHANNEL_FD = \"1\" }", &["set by rcluster itself"]),
     ("environment = «[\"A=1\"]", &["is a list, but a table"]),
     ("environment = «\"A=1\"", &["is text, but a table"]),
-    (
-        "[pool.web.environment]\nA = \"1\"\n«B-C = \"2\"",
-        &["`B-C` is no name"],
-    ),
-    (
-        "environment-file = [«\"missing.env\"]",
-        &["does not exist", "`-` before its path"],
-    ),
+    ("[pool.web.environment]\nA = \"1\"\n«B-C = \"2\"", &["`B-C` is no name"]),
+    ("environment-file = [«\"missing.env\"]", &["does not exist", "`-` before its path"]),
     ("environment-file = «\"x.env\"", &["[\"x.env\"]"]),
     // Numbers and times.
-    (
-        "workers = «\"4\"",
-        &["cannot be the text `4`", "without quotes"],
-    ),
-    (
-        "workers = «\"many\"",
-        &["write \"auto\" or a number from 1 to 1024"],
-    ),
+    ("workers = «\"4\"", &["cannot be the text `4`", "without quotes"]),
+    ("workers = «\"many\"", &["write \"auto\" or a number from 1 to 1024"]),
     ("workers = «0x401", &["`workers` cannot be `0x401`"]),
-    (
-        "surge = «99999999999999999999999999999999999999999999",
-        &["`surge` cannot be"],
-    ),
+    ("surge = «99999999999999999999999999999999999999999999", &["`surge` cannot be"]),
     ("start-timeout = «\"30 sec onds\"", &["is no time"]),
-    (
-        "start-timeout = «\"30S\"",
-        &["`30S`, which is no time", "\"1m 30s\""],
-    ),
+    ("start-timeout = «\"30S\"", &["`30S`, which is no time", "\"1m 30s\""]),
     ("drain-timeout = «\"infinity\"", &["which is no time"]),
-    (
-        "watchdog = «\"none\"",
-        &["which is no time", "\"off\" turns it off"],
-    ),
+    ("watchdog = «\"none\"", &["which is no time", "\"off\" turns it off"]),
     ("watchdog = «0", &["cannot be `0`", "\"off\" turns it off"]),
-    (
-        "watchdog = «false",
-        &["a span of time is expected", "\"off\" turns it off"],
-    ),
+    ("watchdog = «false", &["a span of time is expected", "\"off\" turns it off"]),
     // Unavailable.
-    (
-        "«unavailable-after = \"5s\"",
-        &["no meaning while clients wait", "remove it"],
-    ),
-    (
-        "unavailable = \"wait\"\n«unavailable-after = 5",
-        &["no meaning while clients wait"],
-    ),
+    ("«unavailable-after = \"5s\"", &["no meaning while clients wait", "remove it"]),
+    ("unavailable = \"wait\"\n«unavailable-after = 5", &["no meaning while clients wait"]),
     ("unavailable = «\"\"", &["empty text"]),
     ("unavailable = «\"Wait\"", &["write \"wait\""]),
     ("unavailable = «\" wait\"", &["write \"wait\""]),
-    (
-        "unavailable = «\"HTTP/1.1 503 No\"",
-        &["no blank line", "HTTP/1.1 503"],
-    ),
-    (
-        "unavailable = «\"HTTP/1.1 503 No\\nContent-Length: 0\\n\\n\"",
-        &["\\n alone"],
-    ),
-    (
-        "unavailable = «\"\"\"HTTP/1.1 503 No\nContent-Length: 0\n\n\"\"\"",
-        &["\\n alone"],
-    ),
+    ("unavailable = «\"HTTP/1.1 503 No\"", &["no blank line", "HTTP/1.1 503"]),
+    ("unavailable = «\"HTTP/1.1 503 No\\nContent-Length: 0\\n\\n\"", &["\\n alone"]),
+    ("unavailable = «\"\"\"HTTP/1.1 503 No\nContent-Length: 0\n\n\"\"\"", &["\\n alone"]),
     (
         "unavailable = «\"HTTP/1.1 503 No\\r\\nContent-Length: 5\\r\\n\\r\\nbusy\"",
-        &[
-            "says Content-Length: 5, but its body has 4 bytes",
-            "write Content-Length: 4",
-        ],
+        &["says Content-Length: 5, but its body has 4 bytes", "write Content-Length: 4"],
     ),
     (
         "unavailable = «\"HTTP/1.1 503 No\\r\\nContent-Length: 4\\r\\n\\r\\nbüsy\"",
         &["write Content-Length: 5"],
     ),
-    (
-        "unavailable = «\"HTTP/1.1 503 No\\r\\n\\r\\nbusy\"",
-        &["no Content-Length", "Length: 4"],
-    ),
+    ("unavailable = «\"HTTP/1.1 503 No\\r\\n\\r\\nbusy\"", &["no Content-Length", "Length: 4"]),
     (
         "unavailable = «\"HTTP/1.1 503 No\\r\\nContent-Length: +4\\r\\n\\r\\nbusy\"",
         &["`+4` as its Content-Length"],
@@ -328,30 +166,12 @@ const IN_POOL: &[(&str, &[&str])] = &[
         "unavailable = «\"HTTP/1.1 503 No\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\n\"",
         &["Transfer-Encoding"],
     ),
-    (
-        "unavailable = «\"HTTP/2 503\\r\\n\\r\\n\"",
-        &["does not begin with HTTP/1.1"],
-    ),
-    (
-        "unavailable = «\"http/1.1 503\\r\\n\\r\\n\"",
-        &["does not begin with HTTP/1.1"],
-    ),
-    (
-        "unavailable = «\"HTTP/1.1 50\\r\\nContent-Length: 0\\r\\n\\r\\n\"",
-        &["no status"],
-    ),
-    (
-        "unavailable = «\"HTTP/1.1 100 Go\\r\\nContent-Length: 0\\r\\n\\r\\n\"",
-        &["no status"],
-    ),
-    (
-        "unavailable = «\"HTTP/1.1 +50 Go\\r\\nContent-Length: 0\\r\\n\\r\\n\"",
-        &["no status"],
-    ),
-    (
-        "unavailable = «\"HTTP/1.1 204 No\\r\\nContent-Length: 4\\r\\n\\r\\nbusy\"",
-        &["status 204"],
-    ),
+    ("unavailable = «\"HTTP/2 503\\r\\n\\r\\n\"", &["does not begin with HTTP/1.1"]),
+    ("unavailable = «\"http/1.1 503\\r\\n\\r\\n\"", &["does not begin with HTTP/1.1"]),
+    ("unavailable = «\"HTTP/1.1 50\\r\\nContent-Length: 0\\r\\n\\r\\n\"", &["no status"]),
+    ("unavailable = «\"HTTP/1.1 100 Go\\r\\nContent-Length: 0\\r\\n\\r\\n\"", &["no status"]),
+    ("unavailable = «\"HTTP/1.1 +50 Go\\r\\nContent-Length: 0\\r\\n\\r\\n\"", &["no status"]),
+    ("unavailable = «\"HTTP/1.1 204 No\\r\\nContent-Length: 4\\r\\n\\r\\nbusy\"", &["status 204"]),
     (
         "unavailable = «\"HTTP/1.1 503 No\\r\\nContent-Length 0\\r\\n\\r\\n\"",
         &["`Content-Length 0` where a header should be"],
@@ -365,35 +185,17 @@ const IN_POOL: &[(&str, &[&str])] = &[
         &["where a header should be"],
     ),
     // Master.
-    (
-        "[master]\n«generatons = 3",
-        &["unknown key `generatons` in `[master]`", "`generations`"],
-    ),
+    ("[master]\n«generatons = 3", &["unknown key `generatons` in `[master]`", "`generations`"]),
     ("[master]\n«workers = 3", &["belongs into a pool"]),
-    (
-        "[master]\ncontrol-mode = «\"0888\"",
-        &["`control-mode` cannot be `0888`", "octal"],
-    ),
+    ("[master]\ncontrol-mode = «\"0888\"", &["`control-mode` cannot be `0888`", "octal"]),
     ("[master]\ncontrol-mode = «\"1777\"", &["\"0777\""]),
     ("[master]\ncontrol-mode = «\"+660\"", &["octal"]),
     ("[master]\ncontrol-mode = «\"rw-rw----\"", &["octal"]),
-    (
-        "[master]\ncontrol-mode = «0o660",
-        &["is a number, but a text of octal digits"],
-    ),
-    (
-        "[master]\ncontrol-mode = «\"77777777777777777777\"",
-        &["octal"],
-    ),
+    ("[master]\ncontrol-mode = «0o660", &["is a number, but a text of octal digits"]),
+    ("[master]\ncontrol-mode = «\"77777777777777777777\"", &["octal"]),
     ("[master]\ncontrol-group = «\"\"", &["empty text"]),
-    (
-        "[master]\nidle-exit = «\"banana\"",
-        &["which is no time", "\"never\""],
-    ),
-    (
-        "[master]\nlog = «\"syslog\"",
-        &["`log` cannot be `syslog`", "write `inherit`"],
-    ),
+    ("[master]\nidle-exit = «\"banana\"", &["which is no time", "\"never\""]),
+    ("[master]\nlog = «\"syslog\"", &["`log` cannot be `syslog`", "write `inherit`"]),
 ];
 
 pub(crate) fn by_hand(world: &mut World) {

@@ -10,39 +10,15 @@ const WHOLE: &[(&str, &[&str])] = &[
     ("«[master]\n", &["there is no pool"]),
     ("«[pool]\n", &["there is no pool"]),
     ("«pool = 3\n", &["`pool` is no table of pools"]),
-    (
-        "[[«pool]]\ncommand = [\"x\"]\n",
-        &["`pool` is no table of pools"],
-    ),
-    (
-        "«master = true\n[pool.web]\ncommand = [\"x\"]\n",
-        &["`master` is no table"],
-    ),
+    ("[[«pool]]\ncommand = [\"x\"]\n", &["`pool` is no table of pools"]),
+    ("«master = true\n[pool.web]\ncommand = [\"x\"]\n", &["`master` is no table"]),
     ("[pool]\n«web = [\"x\"]\n", &["outside of every pool"]),
-    (
-        "«workers = 3\n[pool.web]\ncommand = [\"x\"]\n",
-        &["belongs into a pool"],
-    ),
-    (
-        "\u{feff}«worker = 3\n[pool.web]\ncommand = [\"x\"]\n",
-        &["unknown key `worker`"],
-    ),
-    (
-        "[pool.web]\r\ncommand = [\"x\"]\r\n«worker = 3\r\n",
-        &["unknown key `worker`"],
-    ),
-    (
-        "[pool.web]\ncommand = [\"é\", «3]\n",
-        &["is a number, but text"],
-    ),
-    (
-        "pool = { web = { command = [\"x\"], «worker = 3 } }\n",
-        &["unknown key `worker`"],
-    ),
-    (
-        "pool.web.command = [\"x\"]\npool.web.«worker = 3\n",
-        &["unknown key `worker`"],
-    ),
+    ("«workers = 3\n[pool.web]\ncommand = [\"x\"]\n", &["belongs into a pool"]),
+    ("\u{feff}«worker = 3\n[pool.web]\ncommand = [\"x\"]\n", &["unknown key `worker`"]),
+    ("[pool.web]\r\ncommand = [\"x\"]\r\n«worker = 3\r\n", &["unknown key `worker`"]),
+    ("[pool.web]\ncommand = [\"é\", «3]\n", &["is a number, but text"]),
+    ("pool = { web = { command = [\"x\"], «worker = 3 } }\n", &["unknown key `worker`"]),
+    ("pool.web.command = [\"x\"]\npool.web.«worker = 3\n", &["unknown key `worker`"]),
 ];
 
 pub(crate) fn one_each(world: &mut World) {
@@ -78,21 +54,14 @@ pub(crate) fn several_at_once(world: &mut World) {
     }
     let problems = world.refuse_bytes(many.as_bytes());
     assert_eq!(problems.len(), 101);
-    assert!(
-        problems[100]
-            .message
-            .contains("50 more mistakes are not shown")
-    );
+    assert!(problems[100].message.contains("50 more mistakes are not shown"));
 }
 
 /// What is no TOML.
 pub(crate) fn syntax(world: &mut World) {
     let cases: &[(&str, &[&str])] = &[
         ("user = «www-data", &["is no value", "quotes"]),
-        (
-            "clear-environment = «True",
-            &["`True` is no value", "true or false"],
-        ),
+        ("clear-environment = «True", &["`True` is no value", "true or false"]),
         ("user =«", &["a value is missing"]),
         ("user = «\n", &["a value is missing"]),
         ("user «\"x\"", &["a key without a value"]),
@@ -104,21 +73,12 @@ pub(crate) fn syntax(world: &mut World) {
         ("listen = [\"80\"«", &["list as [\"one\", \"two\"]"]),
         ("listen = [\"80\" «\"81\"]", &["list as [\"one\", \"two\"]"]),
         ("workers = «012", &["no TOML"]),
-        (
-            "working-directory = \"C:\\«qdir\"",
-            &["a backslash begins no escape", "single quotes"],
-        ),
+        ("working-directory = \"C:\\«qdir\"", &["a backslash begins no escape", "single quotes"]),
         ("environment = { A = \"b\"«", &["no TOML"]),
         ("«é = 1", &["no TOML"]),
         ("workers = 3 surge = 2", &[]),
-        (
-            "[pool.«web]\nworkers = 3",
-            &["`web` is written a second time"],
-        ),
-        (
-            "workers = 2\n«workers = 3",
-            &["`workers` is written a second time"],
-        ),
+        ("[pool.«web]\nworkers = 3", &["`web` is written a second time"]),
+        ("workers = 2\n«workers = 3", &["`workers` is written a second time"]),
         ("workers: 3", &[]),
         ("{\"pool\": {}}", &[]),
         ("<pool name=\"web\"/>", &[]),

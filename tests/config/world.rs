@@ -21,10 +21,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        World {
-            directory: tempfile::tempdir().unwrap(),
-            refused: BTreeSet::new(),
-        }
+        World { directory: tempfile::tempdir().unwrap(), refused: BTreeSet::new() }
     }
 
     /// How many different configurations were refused.
@@ -66,8 +63,7 @@ impl World {
     /// Loads a text that must be right.
     pub(crate) fn accept(&self, text: &str) -> Config {
         self.write("rcluster.toml", text);
-        self.load()
-            .unwrap_or_else(|problems| panic!("{text}\n{problems}"))
+        self.load().unwrap_or_else(|problems| panic!("{text}\n{problems}"))
     }
 
     /// Loads bytes that must be refused, and judges the sentences.
@@ -112,20 +108,12 @@ pub(crate) fn judge(problems: &[Problem], shown: &str) {
         let line = problem.to_string();
         assert!(problem.line >= 1 && problem.column >= 1, "{line}");
         assert!(!line.chars().any(char::is_control), "{line:?}");
-        assert!(
-            !problem.message.is_empty() && line.chars().count() < 900,
-            "{line}"
-        );
+        assert!(!problem.message.is_empty() && line.chars().count() < 900, "{line}");
         let remedy = problem.remedy.as_deref().unwrap_or_default();
         assert!(!remedy.is_empty(), "no remedy: {line}");
         assert!(!problem.message.contains("error"), "{line}");
         assert!(!problem.message.starts_with(char::is_uppercase), "{line}");
-        let start = format!(
-            "{}:{}:{}: ",
-            problem.file.display(),
-            problem.line,
-            problem.column
-        );
+        let start = format!("{}:{}:{}: ", problem.file.display(), problem.line, problem.column);
         assert!(line.starts_with(&start), "{line}");
         in_file(problem, shown);
     }
@@ -140,10 +128,7 @@ fn in_file(problem: &Problem, shown: &str) {
     let text = String::from_utf8_lossy(&bytes);
     let line = text.split('\n').nth(problem.line - 1);
     let line = line.unwrap_or_else(|| panic!("no such line: {problem}\n{shown}"));
-    assert!(
-        problem.column <= line.chars().count() + 1,
-        "{problem}\n{shown}"
-    );
+    assert!(problem.column <= line.chars().count() + 1, "{problem}\n{shown}");
 }
 
 /// A text without its marks, and where they were.

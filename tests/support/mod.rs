@@ -254,7 +254,8 @@ pub fn outcome(answer: &Answer) -> Result<String, String> {
 
 pub fn signal(pid: u32, name: &str) {
     // A process that has ended in between is no failure here.
-    let _ = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
+    let _ =
+        Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// Whether a process with this id exists and has not ended.

@@ -34,8 +34,7 @@ fn transcripts() {
 
 /// The first difference, with what surrounds it.
 fn compare(file: &Path, written: &str, played: &str) -> Option<String> {
-    let (written, played): (Vec<_>, Vec<_>) =
-        (written.lines().collect(), played.lines().collect());
+    let (written, played): (Vec<_>, Vec<_>) = (written.lines().collect(), played.lines().collect());
     let at = (0..written.len().max(played.len())).find(|&at| written.get(at) != played.get(at))?;
     let fact = written[..at.min(written.len())]
         .iter()
@@ -448,7 +447,9 @@ impl Player {
                 pool.name,
                 pool.serving,
                 pool.size,
-                pool.gave_up.as_ref().map_or("all is well".to_owned(), |why| format!("gave up: {why}")),
+                pool.gave_up
+                    .as_ref()
+                    .map_or("all is well".to_owned(), |why| format!("gave up: {why}")),
                 a.accepted,
                 a.finished,
                 pool.in_hand,
