@@ -1,6 +1,7 @@
 //! What is commanded: by signals, and by clients of the control socket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -14,6 +15,9 @@ use crate::wire::control::{
     Answer, Call, DESCRIPTION, INTERFACE, ReloadParameters, ReloadResults, ScaleParameters,
 };
 
+/// How long control clients wait when the system has no descriptor for one.
+const CONTROL_REST: Duration = Duration::from_secs(1);
+
 impl Daemon {
     pub(super) fn observe_control(&mut self) {
         let accepted = self.control.as_mut().map(super::control::Control::accept);
@@ -23,8 +27,30 @@ impl Daemon {
             Some(Err(error)) => Err(error),
         };
         if let Err(error) = result {
-            self.say(Level::Warning, format!("a control client cannot be served: {error}"));
+            self.say_once(format!("control clients must wait for the moment: {error}"));
+            self.rest_control();
         }
+    }
+
+    /// Without a descriptor for a control client, looking again at once would only spin.
+    fn rest_control(&mut self) {
+        let Some(control) = &self.control else { return };
+        if self.poller.remove(control.listener()).is_ok() {
+            self.control_rests_until = Some(self.now + CONTROL_REST);
+        }
+    }
+
+    /// Looks for control clients again, after a rest.
+    pub(super) fn resume_control(&mut self) {
+        if self.control_rests_until.is_none_or(|until| until > self.now) {
+            return;
+        }
+        let Some(control) = &self.control else { return };
+        self.control_rests_until =
+            match self.poller.add(control.listener(), Token::Control.encode()) {
+                Ok(()) => None,
+                Err(_) => Some(self.now + CONTROL_REST),
+            };
     }
 
     fn watch_client(&mut self, id: u64) -> std::io::Result<()> {

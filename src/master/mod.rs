@@ -147,6 +147,8 @@ pub(crate) struct Daemon {
     last_connection: u64,
     lingering: Lingering,
     control: Option<Control>,
+    /// Control clients are not looked at until then.
+    control_rests_until: Option<Instant>,
     editions: Editions,
     wishes: BTreeMap<WishId, Wish>,
     last_wish: u64,
@@ -268,6 +270,7 @@ impl Daemon {
             last_connection: 0,
             lingering: Lingering::default(),
             control,
+            control_rests_until: None,
             editions: Editions::default(),
             wishes: BTreeMap::new(),
             last_wish: 0,
@@ -353,7 +356,8 @@ impl Daemon {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.supervisor.poll_timeout(), self.lingering.deadline(), self.watchdog_at]
+        let control = self.control_rests_until;
+        [self.supervisor.poll_timeout(), self.lingering.deadline(), self.watchdog_at, control]
             .into_iter()
             .flatten()
             .min()
@@ -364,6 +368,7 @@ impl Daemon {
         for id in self.lingering.overdue(self.now) {
             self.close_lingering(id);
         }
+        self.resume_control();
         if let (Some(at), Some(interval)) = (self.watchdog_at, self.notify.watchdog) {
             if at <= self.now {
                 self.notify.alive();
@@ -380,6 +385,14 @@ impl Daemon {
         }
         if let Some(failure) = self.notify.take_failure() {
             self.say(Level::Warning, failure);
+        }
+    }
+
+    /// What may happen many times a second is said once, and stands in the status since.
+    fn say_once(&mut self, text: String) {
+        if !self.warnings.contains(&text) {
+            self.say(Level::Warning, &text);
+            self.warnings.push(text);
         }
     }
 

@@ -90,7 +90,7 @@ impl Daemon {
                 Ok(Accepted::Gone) => {}
                 Ok(Accepted::Nobody) => return None,
                 Ok(Accepted::Exhausted(error)) => {
-                    self.say_once_exhausted(&error.to_string());
+                    self.say_once(format!("no connection can be accepted for the moment: {error}"));
                     self.report(Event::AcceptFailed { listener: id });
                     self.perform_all();
                     return None;
@@ -103,15 +103,6 @@ impl Daemon {
                     return None;
                 }
             }
-        }
-    }
-
-    /// The same complaint is not made twenty times a second.
-    fn say_once_exhausted(&mut self, error: &str) {
-        let text = format!("no connection can be accepted for the moment: {error}");
-        if self.warnings.last() != Some(&text) {
-            self.say(Level::Warning, &text);
-            self.warnings.push(text);
         }
     }
 
