@@ -180,8 +180,8 @@ impl World {
                         self.plans.insert((pool, generation), plan);
                     }
                 }
-                let is_boot = generation == Generation(1);
-                self.forward = (!is_boot).then_some(Forward { generation, pools });
+                // A boot is not announced.
+                self.forward = self.is_reloading.then_some(Forward { generation, pools });
             }
             Record::RolloutDone { .. } | Record::RollingBack { .. } | Record::Stopping { .. } => {
                 self.has_failed |= matches!(record, Record::RollingBack { .. });

@@ -29,12 +29,14 @@ fn simulation() {
 fn play(seed: u64, is_loud: bool) {
     let mut world = World::new(seed, is_loud);
     world.reload();
-    for step in 0..100 + 40 * (seed % 8) {
+    for step in 0..60 + 30 * (seed % 8) {
         if world.exit.is_some() {
             break;
         }
         world.step();
-        world.check_accounts();
+        if step % 5 == 4 {
+            world.check_accounts();
+        }
         if step % 50 == 49 {
             world.come_to_a_stand();
         }

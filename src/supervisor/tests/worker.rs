@@ -158,13 +158,13 @@ impl Inner {
 
     /// While the master does one thing, the others do some.
     fn interleave(&mut self) {
-        if self.processes.is_empty() || !self.dice.one_in(3) {
+        if self.processes.is_empty() || !self.dice.one_in(4) {
             return;
         }
-        let ids: Vec<WorkerId> = self.processes.keys().copied().collect();
         for _ in 0..=self.dice.below(6) {
-            let id = ids[usize::try_from(self.dice.below(ids.len() as u64)).unwrap()];
-            self.step(id);
+            let which = usize::try_from(self.dice.below(self.processes.len() as u64)).unwrap();
+            let id = self.processes.keys().nth(which).copied();
+            id.is_some_and(|id| self.step(id));
         }
     }
 
