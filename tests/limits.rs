@@ -63,9 +63,14 @@ fn too_many_descriptors_in_flight_only_delay() {
         signal(pid, "STOP");
     }
     let clients = connect_all(cluster.port, 60);
-    // Until the channels are read back, the limit has been met.
-    while cluster.status().pools[0].accepted < 38 {
-        std::thread::yield_now();
+    // The limit is met when one connection waits in the master while the channels are full.
+    let end = std::time::Instant::now() + support::PATIENCE;
+    loop {
+        let pool = &cluster.status().pools[0];
+        if pool.held >= 1 && pool.in_hand >= 38 {
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "the limit was never met: {pool:?}");
     }
     for &pid in &workers {
         signal(pid, "CONT");

@@ -10,7 +10,8 @@
 //! and what a worker counted is read from the [`Board`], which is an argument, like time.
 //!
 //! The shell keeps to three rules. It carries out all orders before it reports the next fact. A
-//! failure to carry one out is the next fact. And it calls [`Supervisor::handle_timeout`] at every
+//! failure to carry one out is the next fact (orders about a worker whose spawn failed may come
+//! before the mind knows; they are void). And it calls [`Supervisor::handle_timeout`] at every
 //! turn: that costs nothing when nothing is due.
 //!
 //! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `reconcile`, `rollout`, `failure`,

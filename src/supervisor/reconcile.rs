@@ -208,20 +208,21 @@ impl Supervisor {
         }
         for (id, reason, deadline) in orders {
             let Some(worker) = self.roster.get(id) else { continue };
-            let (who, take_back) = (worker.who, self.have_others(worker));
+            let (who, take_back) = (worker.who, self.have_others(id));
             self.renew_candidates(who.pool);
             self.record(Record::Draining { who, reason });
             self.actions.push_back(Action::Drain { worker: id, deadline, take_back });
         }
     }
 
-    /// Whether others can have everything that this worker may have been sent. If not, it is told
-    /// to drain behind what waits in its channel.
-    fn have_others(&self, worker: &Worker) -> bool {
+    /// Whether others can have everything that this worker may have been sent. If not, it keeps
+    /// what waits in its channel.
+    pub(super) fn have_others(&self, id: WorkerId) -> bool {
+        let Some(worker) = self.roster.get(id) else { return false };
         let listeners = &worker.plan.policy.listeners;
         let others = || {
-            let serving = self.roster.of(worker.who.pool).filter(|other| other.is_serving());
-            serving.filter(|other| !other.is_suspect())
+            let others = self.roster.of(worker.who.pool).filter(move |it| it.who.worker != id);
+            others.filter(|other| other.is_serving() && !other.is_suspect())
         };
         !listeners.is_empty()
             && listeners.iter().all(|listener| {

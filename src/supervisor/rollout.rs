@@ -111,6 +111,7 @@ impl Supervisor {
             .any(|(&id, pool)| pool.size() > 0 && self.roster.serving(id) > 0);
         let took = now.saturating_duration_since(rollout.begun);
         let generation = rollout.generation;
+        let is_done = rollout.course == Course::Forward;
         let outcome = match rollout.course {
             Course::Boot if !is_serving => Err("no pool got ready".to_owned()),
             Course::Boot | Course::Forward => {
@@ -123,7 +124,7 @@ impl Supervisor {
             }
         };
         // After the first time it ends a RELOADING, which must not be left hanging.
-        if is_serving || self.was_ready {
+        if is_serving || is_done || self.was_ready {
             self.was_ready = true;
             self.announce(Announcement::Ready);
         }

@@ -1,8 +1,8 @@
 //! Which worker has stopped taking what waits for it.
 //!
 //! A worker is stuck while messages wait in its channel and it receives none. After [`PATIENCE`]
-//! its queue is read back and given to others, and it gets a PING; until it shows life it gets
-//! nothing more. After the pool's watchdog time it is killed. A worker for which nothing waits is
+//! its queue is read back and given to others, if there are any, and it gets a PING; until it shows
+//! life it gets nothing more. After the pool's watchdog time it is killed. A worker for which nothing waits is
 //! idle, not stuck, and a handler may take as long as it likes: neither is looked at. So the clock
 //! for this only runs while something waits.
 
@@ -69,8 +69,10 @@ impl Supervisor {
             self.actions.push_back(Action::Kill { worker: id });
             return false;
         }
-        if waited >= PATIENCE && !stuck.suspect {
-            worker.stuck = Some(Stuck { suspect: true, ..stuck });
+        if waited >= PATIENCE && !stuck.suspect && self.have_others(id) {
+            if let Some(worker) = self.roster.get_mut(id) {
+                worker.stuck = Some(Stuck { suspect: true, ..stuck });
+            }
             self.actions.push_back(Action::TakeBack { worker: id });
         }
         true

@@ -1,1 +1,7 @@
+//! Transcripts guard policy, the simulation guards safety and liveness.
+
 mod player;
+mod shell;
+mod simulation;
+mod worker;
+mod world;

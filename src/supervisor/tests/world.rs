@@ -1,0 +1,409 @@
+//! What happens in a simulated world: clients, wishes, accidents, and time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::super::chance::mix;
+use super::super::*;
+use super::shell::{Listener, Temper, World};
+use super::worker::{Dice, Said, Workers};
+
+const POOLS: u64 = 3;
+const LISTENERS: u64 = 5;
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "where virtual time begins does not matter")]
+    pub fn new(seed: u64, is_loud: bool) -> World {
+        let mut dice = Dice(mix(seed ^ 0x5eed));
+        let now = Instant::now();
+        let generations = 1 + usize::try_from(dice.below(3)).unwrap();
+        World {
+            mind: Supervisor::new(generations, seed),
+            workers: Workers::new(seed),
+            dice,
+            begun: now,
+            now,
+            listeners: BTreeMap::new(),
+            held: BTreeMap::new(),
+            accepted: 0,
+            last_id: 0,
+            config: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            tempers: BTreeMap::new(),
+            editions: Default::default(),
+            wishes: Default::default(),
+            forward: None,
+            gave_up: Default::default(),
+            replaced: Default::default(),
+            stillborn: Default::default(),
+            is_reloading: false,
+            has_failed: false,
+            failed_at: None,
+            sweeps: false,
+            exit: None,
+            calm: false,
+            futile: 0,
+            is_loud,
+        }
+    }
+
+    /// One thing happens.
+    pub fn step(&mut self) {
+        match self.dice.below(100) {
+            0..=24 => self.arrive(),
+            25..=49 => _ = self.accept_some(),
+            50..=64 => self.work(),
+            65..=79 => _ = self.listen(),
+            80..=89 => {
+                let ms = [1, 10, 60, 300, 1200, 8000, 70_000];
+                let ms = ms[usize::try_from(self.dice.below(7)).unwrap()];
+                self.pass(Duration::from_millis(ms));
+            }
+            90..=93 => self.accident(),
+            94..=95 => _ = self.bury(),
+            96..=97 => self.reload(),
+            98 => self.resize(),
+            _ => {
+                if self.dice.one_in(30) {
+                    self.stop();
+                }
+            }
+        }
+        if self.sweeps && self.dice.one_in(3) {
+            self.swept();
+        }
+    }
+
+    /// Clients come to a listener, accepted or not.
+    fn arrive(&mut self) {
+        let ids: Vec<ListenerId> = self.listeners.keys().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[usize::try_from(self.dice.below(ids.len() as u64)).unwrap()];
+        let burst = if self.dice.one_in(10) { 60 } else { 1 + self.dice.below(4) };
+        for _ in 0..burst {
+            self.last_id += 1;
+            let client = self.last_id;
+            self.listeners.get_mut(&id).unwrap().queue.push_back(client);
+        }
+    }
+
+    /// What the shell does with listeners that are readable. Whether it got a client off a queue.
+    pub fn accept_some(&mut self) -> bool {
+        let mut any = false;
+        for id in self.listeners.keys().copied().collect::<Vec<_>>() {
+            for _ in 0..64 {
+                let Some(listener) = self.listeners.get_mut(&id) else { break };
+                let Some(&client) = listener.queue.front() else { break };
+                match listener.attention {
+                    Attention::Pause => break,
+                    Attention::Answer => {
+                        listener.queue.pop_front();
+                        self.accepted += 1;
+                        self.workers.0.get_mut().end(client, "answered");
+                        self.tell(Event::Refused { listener: id });
+                    }
+                    Attention::Accept => {
+                        if !self.accept(id, client) {
+                            break;
+                        }
+                    }
+                }
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn accept(&mut self, id: ListenerId, client: u64) -> bool {
+        if !self.calm && self.dice.one_in(100) {
+            self.failed_at = Some(self.now);
+            self.tell(Event::AcceptFailed { listener: id });
+            return false;
+        }
+        let source = self.dice.one_in(2).then(|| self.dice.below(9));
+        let chosen = self.mind.choose(id, source, self.now, &self.workers);
+        let Some(worker) = chosen else {
+            for fact in self.perform() {
+                self.tell(fact);
+            }
+            let attention = self.listeners[&id].attention;
+            assert!(attention != Attention::Accept, "nobody takes {id}, and it is not paused");
+            return false;
+        };
+        self.listeners.get_mut(&id).unwrap().queue.pop_front();
+        self.accepted += 1;
+        self.mind.note_dispatched(worker, self.now);
+        if !self.calm && self.dice.one_in(60) {
+            self.failed_at = Some(self.now);
+            let connection = self.keep(id, client);
+            self.tell(Event::Returned { listener: id, connection, worker });
+        } else {
+            self.say(|| format!("{client} of {id} goes to {worker}"));
+            self.send(worker, id, client);
+        }
+        true
+    }
+
+    /// Workers do something.
+    fn work(&mut self) {
+        for id in self.ids() {
+            for _ in 0..self.dice.below(8) {
+                self.workers.0.get_mut().step(id);
+            }
+        }
+    }
+
+    fn ids(&mut self) -> Vec<WorkerId> {
+        self.workers.0.get_mut().processes.keys().copied().collect()
+    }
+
+    /// Everything that workers said is heard, in the order of each. Whether there was anything.
+    pub fn listen(&mut self) -> bool {
+        let mut any = false;
+        for worker in self.ids() {
+            while let Some(said) = self.workers.0.get_mut().processes.get_mut(&worker).and_then(
+                |process| process.outbox.pop_front(),
+            ) {
+                any = true;
+                let fact = match said {
+                    Said::Ready => {
+                        let limit = self.with(worker, |it| it.limit);
+                        if !self.calm && self.dice.one_in(60) {
+                            Event::Unfit { worker, why: "speaks protocol 9".into() }
+                        } else {
+                            let dies = self.with(worker, |it| {
+                                it.is_serving = it.died != Some("was killed by SIGKILL");
+                                it.edition
+                            });
+                            if self.tempers[&dies] == Temper::DiesServing && !self.calm {
+                                let at = self.now + Duration::from_millis(self.dice.below(4000));
+                                self.with(worker, |it| {
+                                    it.alarm = Some((at, Some("was killed by SIGSEGV")));
+                                });
+                            }
+                            Event::Ready { worker, limit }
+                        }
+                    }
+                    Said::Room => Event::Room { worker },
+                    Said::Retire => Event::RetireRequested { worker },
+                    Said::Drained => Event::Drained { worker },
+                };
+                self.tell(fact);
+                if self.exit.is_some() {
+                    return true;
+                }
+            }
+        }
+        any
+    }
+
+    fn accident(&mut self) {
+        let ids = self.ids();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[usize::try_from(self.dice.below(ids.len() as u64)).unwrap()];
+        let what = self.dice.below(7);
+        self.say(|| format!("accident {what} of {id}"));
+        self.with(id, |it| match what {
+            0 => _ = it.died.get_or_insert("was killed by SIGSEGV"),
+            1 => _ = it.died.get_or_insert("exited with status 0"),
+            2 | 3 => it.is_stopped = true,
+            4 => it.is_stopped = false,
+            _ if it.is_serving => it.outbox.push_back(Said::Retire),
+            _ => {}
+        });
+    }
+
+    /// Those who died are reported. Whether there was one.
+    pub fn bury(&mut self) -> bool {
+        let mut any = false;
+        for worker in self.ids() {
+            let Some(how) = self.with(worker, |it| it.died) else { continue };
+            any = true;
+            // What it said before is heard first, as the channel is read before the pidfd.
+            self.with(worker, |it| it.outbox.retain(|&said| said == Said::Ready));
+            let rescued = self.read_back(worker);
+            let process = self.workers.0.get_mut().processes.remove(&worker).unwrap();
+            for client in process.hand {
+                self.workers.0.get_mut().end(client, "cut");
+            }
+            self.tell(Event::Exited { worker, how: how.to_owned(), rescued });
+            if self.exit.is_some() {
+                return true;
+            }
+        }
+        any
+    }
+
+    /// A new edition of some pools: changed, removed, added, broken.
+    pub fn reload(&mut self) {
+        let is_first = self.wishes.is_empty() && self.plans.is_empty() && self.asked.is_empty();
+        let mut pools = Vec::new();
+        let edition = Edition(self.last_id + 1);
+        let wish = WishId(self.last_id + 1);
+        self.last_id += 1;
+        for id in 1..=POOLS {
+            let pool = PoolId(u32::try_from(id).unwrap());
+            if self.dice.one_in(3) && !(is_first && id == 1) {
+                continue;
+            }
+            let is_alone = self.config.keys().all(|other| *other == pool);
+            if self.dice.one_in(6) && !is_alone {
+                self.config.remove(&pool);
+                self.asked.insert(pool, None);
+                pools.push((pool, None));
+                continue;
+            }
+            let policy = self.policy(pool);
+            self.config.insert(pool, policy.clone());
+            self.asked.insert(pool, Some((edition, policy.clone())));
+            pools.push((pool, Some(policy)));
+        }
+        let temper = match self.dice.below(14) {
+            0 => Temper::Slow,
+            1 => Temper::NeverReady,
+            2 => Temper::DiesBooting,
+            3 => Temper::DiesServing,
+            4 => Temper::CannotSpawn,
+            5..=7 => Temper::Moody,
+            _ => Temper::Good,
+        };
+        self.tempers.insert(edition, temper);
+        self.editions.insert(edition);
+        self.wishes.insert(wish);
+        for listener in pools.iter().filter_map(|(_, it)| it.as_ref()).flat_map(|it| &it.listeners) {
+            let attention = Attention::Pause;
+            let fresh = || Listener { queue: Default::default(), attention };
+            self.listeners.entry(*listener).or_insert_with(fresh);
+        }
+        self.say(|| format!("{edition} is {temper:?}"));
+        self.tell(Event::ReloadRequested { wish, edition, pools });
+    }
+
+    fn policy(&mut self, pool: PoolId) -> Policy {
+        let dice = &mut self.dice;
+        let mut listeners = Vec::new();
+        for id in 1..=LISTENERS {
+            let listener = ListenerId(u32::try_from(id).unwrap());
+            let owner = self.config.iter().find(|(_, it)| it.listeners.contains(&listener));
+            let is_free = owner.is_none_or(|(owner, _)| *owner == pool);
+            if is_free && id % POOLS == u64::from(pool.0) % POOLS && !dice.one_in(4) {
+                listeners.push(listener);
+            } else if is_free && owner.is_none() && dice.one_in(12) {
+                // It moves, or comes back elsewhere.
+                listeners.push(listener);
+            }
+        }
+        let seconds = Duration::from_secs;
+        Policy {
+            name: format!("pool{}", pool.0),
+            workers: 1 + u32::try_from(dice.below(3)).unwrap(),
+            listeners,
+            balance: [Balance::LeastConnections, Balance::RoundRobin, Balance::SourceHash]
+                [usize::try_from(dice.below(3)).unwrap()],
+            start_timeout: seconds(10 + dice.below(20)),
+            drain_timeout: seconds([0, 1, 10, 30][usize::try_from(dice.below(4)).unwrap()]),
+            watchdog: (!dice.one_in(5)).then(|| seconds(2 + dice.below(20))),
+            max_connections: [0, 0, 1, 2, 40][usize::try_from(dice.below(5)).unwrap()],
+            max_requests: 0,
+            restart_limit: 1 + u32::try_from(dice.below(5)).unwrap(),
+            restart_window: seconds(10 + dice.below(50)),
+            surge: 1 + u32::try_from(dice.below(2)).unwrap(),
+            unavailable: match dice.one_in(3) {
+                true => Unavailable::AnswerAfter(seconds(1 + dice.below(5))),
+                false => Unavailable::Wait,
+            },
+        }
+    }
+
+    fn resize(&mut self) {
+        let pool = PoolId(1 + u32::try_from(self.dice.below(POOLS)).unwrap());
+        let workers = 1 + u32::try_from(self.dice.below(4)).unwrap();
+        let fact = match self.dice.below(4) {
+            0 => Event::ScaleRequested { pool, scale: Scale::To(workers) },
+            1 => Event::ScaleRequested { pool, scale: Scale::More },
+            2 => Event::ScaleRequested { pool, scale: Scale::Fewer },
+            _ => {
+                let Some(policy) = self.config.get_mut(&pool) else { return };
+                policy.workers = workers;
+                for (_, plan) in self.plans.iter_mut().filter(|((it, _), _)| *it == pool) {
+                    plan.1.workers = workers;
+                }
+                if let Some(Some((_, policy))) = self.asked.get_mut(&pool) {
+                    policy.workers = workers;
+                }
+                Event::Resized { pool, workers }
+            }
+        };
+        self.tell(fact);
+    }
+
+    pub fn stop(&mut self) {
+        self.tell(Event::StopRequested);
+    }
+
+    pub fn swept(&mut self) {
+        self.sweeps = false;
+        self.tell(Event::Swept);
+    }
+
+    /// Time passes, from one thing that is due to the next.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.futile = 0;
+        let mut at_once = 0;
+        while self.exit.is_none() {
+            let alarms = self.workers.0.get_mut().processes.values().filter(|it| it.lives());
+            let alarm = alarms.filter_map(|it| it.alarm.map(|(at, _)| at)).min();
+            let due = [alarm, self.mind.poll_timeout(), Some(end)].into_iter().flatten().min();
+            let before = self.now;
+            self.now = due.unwrap_or(end).clamp(self.now, end);
+            at_once = if self.now == before { at_once + 1 } else { 0 };
+            assert!(at_once < 100, "the timer spins");
+            self.ring();
+            self.time_out();
+            if self.now == end && self.mind.poll_timeout().is_none_or(|at| at > end) {
+                break;
+            }
+        }
+        let bound = 20 + 8 * time.as_secs();
+        assert!(u64::from(self.futile) < bound, "{} timeouts for nothing", self.futile);
+    }
+
+    fn ring(&mut self) {
+        for id in self.ids() {
+            let now = self.now;
+            self.with(id, |it| {
+                let Some((_, fate)) = it.alarm.take_if(|(at, _)| *at <= now) else { return };
+                match fate {
+                    Some(how) => _ = it.died.get_or_insert(how),
+                    None => {
+                        it.is_up = true;
+                        it.outbox.push_back(Said::Ready);
+                    }
+                }
+            });
+        }
+    }
+
+    fn time_out(&mut self) {
+        if self.mind.poll_timeout().is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.mind.handle_timeout(self.now, &self.workers);
+        let first = self.mind.poll_action();
+        self.futile += u32::from(first.is_none());
+        if let Some(first) = first {
+            self.mind.actions.push_front(first);
+        }
+        for fact in self.perform() {
+            if self.exit.is_none() {
+                self.tell(fact);
+            }
+        }
+    }
+}
