@@ -56,18 +56,20 @@ fn too_many_descriptors_in_flight_only_delay() {
         println!("LEFT OUT: only root can start a master as a user for whom the limit holds");
         return;
     }
-    // Two stopped workers could hold 64 connections in their channels; 40 may be in flight.
-    let cluster = start_limited(&web("watchdog = \"20s\""), 40, Some(54321));
+    // A worker announces half its limit: four could have 120 connections in hand; 60 may be in
+    // flight.
+    let config = web("watchdog = \"20s\"").replace("workers = 2", "workers = 4");
+    let cluster = start_limited(&config, 60, Some(54321));
     let workers = cluster.pids("web");
     for &pid in &workers {
         signal(pid, "STOP");
     }
-    let clients = connect_all(cluster.port, 60);
+    let clients = connect_all(cluster.port, 100);
     // The limit is met when one connection waits in the master while the channels are full.
     let end = std::time::Instant::now() + support::PATIENCE;
     loop {
         let pool = &cluster.status().pools[0];
-        if pool.held >= 1 && pool.in_hand >= 38 {
+        if pool.held >= 1 && pool.in_hand >= 55 {
             break;
         }
         assert!(std::time::Instant::now() < end, "the limit was never met: {pool:?}");

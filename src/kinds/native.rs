@@ -99,15 +99,19 @@ impl Worker {
     }
 
     /// Reads back what the worker has not received: connections with their listeners' names,
-    /// oldest first, and how many of them the kernel swallowed because our table is full.
+    /// oldest first, and how many of them the kernel swallowed because our table is full. As long
+    /// as the worker lives, what there is no descriptor for stays in its queue.
     ///
     /// # Errors
     /// Those of `recvmsg(2)`.
-    pub(crate) fn take_back(&self) -> io::Result<(Vec<(String, OwnedFd)>, u64)> {
+    pub(crate) fn take_back(&self, is_alive: bool) -> io::Result<(Vec<(String, OwnedFd)>, u64)> {
         let mut buffer = [0; LENGTH_MAX];
         let mut connections = Vec::new();
         let mut lost = 0;
         loop {
+            if is_alive && self.theirs.try_clone().is_err() {
+                return Ok((connections, lost));
+            }
             let (len, descriptor, swallowed) = match receive(self.theirs.as_fd(), &mut buffer)? {
                 Received::Message { len, descriptor, swallowed } => (len, descriptor, swallowed),
                 Received::Empty | Received::Closed => return Ok((connections, lost)),

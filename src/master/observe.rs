@@ -174,7 +174,7 @@ impl Daemon {
             Err(error) => format!("is gone ({error})"),
         };
         while self.hear_worker(id) {}
-        let rescued = self.read_back(id);
+        let rescued = self.read_back(id, false);
         let who = self.describe(id);
         if let Some(worker) = self.workers.get(&id) {
             let unwatched = self
@@ -192,9 +192,13 @@ impl Daemon {
     }
 
     /// What a worker has not received comes back into the master's hand.
-    pub(super) fn read_back(&mut self, id: WorkerId) -> Vec<(ListenerId, ConnectionId)> {
+    pub(super) fn read_back(
+        &mut self,
+        id: WorkerId,
+        is_alive: bool,
+    ) -> Vec<(ListenerId, ConnectionId)> {
         let Some(worker) = self.workers.get(&id) else { return Vec::new() };
-        let (connections, lost) = match worker.take_back() {
+        let (connections, lost) = match worker.take_back(is_alive) {
             Ok(result) => result,
             Err(error) => {
                 let who = self.describe(id);

@@ -32,13 +32,13 @@ impl Daemon {
             }
             Action::Drain { worker, deadline, take_back } => {
                 if take_back {
-                    let connections = self.read_back(worker);
+                    let connections = self.read_back(worker, true);
                     self.report(Event::TakenBack { worker, connections, pinged: false });
                 }
                 self.tell(worker, &ToWorker::Drain { deadline });
             }
             Action::TakeBack { worker } => {
-                let connections = self.read_back(worker);
+                let connections = self.read_back(worker, true);
                 let pinged = self.tell(worker, &ToWorker::Ping);
                 self.report(Event::TakenBack { worker, connections, pinged });
             }

@@ -55,7 +55,11 @@ impl World {
         for pool in &status.pools {
             let a = pool.accounts;
             let sum = a.finished + pool.in_hand + pool.held + a.refused + a.cut;
-            assert_eq!(a.accepted, sum, "{}: {a:?}, {} in hand, {} held", pool.pool, pool.in_hand, pool.held);
+            assert_eq!(
+                a.accepted, sum,
+                "{}: {a:?}, {} in hand, {} held",
+                pool.pool, pool.in_hand, pool.held
+            );
         }
         let held: u64 = status.pools.iter().map(|pool| pool.held).sum();
         assert_eq!(held, self.held.len() as u64, "the shell holds what the mind has forgotten");
@@ -169,15 +173,18 @@ impl World {
                 needed.insert(self.plans[&(pool.pool, *generation)].0);
             }
             if pool.gave_up.is_none() {
-                assert_eq!(serving, (1..=pool.size).collect::<Vec<_>>(), "{pool:?} is not as wanted");
+                assert_eq!(
+                    serving,
+                    (1..=pool.size).collect::<Vec<_>>(),
+                    "{pool:?} is not as wanted"
+                );
                 assert_eq!(pool.held, 0, "{pool:?} holds clients");
             }
         }
         for id in self.listeners.keys() {
             let owner = self.mind.doors.get(id).map(|door| door.pool);
-            let is_right = owner.is_some_and(|it| {
-                self.config.get(&it).is_some_and(|it| it.listeners.contains(id))
-            });
+            let is_right = owner
+                .is_some_and(|it| self.config.get(&it).is_some_and(|it| it.listeners.contains(id)));
             assert!(is_right || self.has_failed, "{id} belongs to {owner:?}");
         }
         assert_eq!(self.editions, needed, "editions are kept, or forgotten, without need");

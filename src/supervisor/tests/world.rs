@@ -164,9 +164,14 @@ impl World {
     pub fn listen(&mut self) -> bool {
         let mut any = false;
         for worker in self.ids() {
-            while let Some(said) = self.workers.0.get_mut().processes.get_mut(&worker).and_then(
-                |process| process.outbox.pop_front(),
-            ) {
+            while let Some(said) = self
+                .workers
+                .0
+                .get_mut()
+                .processes
+                .get_mut(&worker)
+                .and_then(|process| process.outbox.pop_front())
+            {
                 any = true;
                 let fact = match said {
                     Said::Ready => {
@@ -275,7 +280,8 @@ impl World {
         self.tempers.insert(edition, temper);
         self.editions.insert(edition);
         self.wishes.insert(wish);
-        for listener in pools.iter().filter_map(|(_, it)| it.as_ref()).flat_map(|it| &it.listeners) {
+        for listener in pools.iter().filter_map(|(_, it)| it.as_ref()).flat_map(|it| &it.listeners)
+        {
             let attention = Attention::Pause;
             let fresh = || Listener { queue: Default::default(), attention };
             self.listeners.entry(*listener).or_insert_with(fresh);
