@@ -4,13 +4,15 @@
 //! system calls (`perform`); a failed order is again a fact. The clock is read once per turn.
 //!
 //! ```text
-//! inherit, listeners   sockets, by name          boards      scoreboards, as the mind sees them
-//! prepare, pin         what a generation runs    control     who may command
-//! observe, perform     the two halves            commands    what is commanded
-//! linger, diagnose     clients nobody takes, workers that hang
-//! journal, record      what is said              notify, report   what systemd and people see
+//! observe, perform     the two halves            commands          what is commanded
+//! inherit, listeners   sockets, by name          token             what a readable descriptor is
+//! prepare              a configuration → a wish  control           who may command
+//! pin, accounts        what a generation runs    boards            scoreboards for the mind
+//! linger, diagnose     whom nobody takes, what hangs
+//! journal, record      what is said              notify, report    what systemd and people see
 //! ```
 
+mod accounts;
 mod api;
 mod boards;
 mod commands;
@@ -27,6 +29,7 @@ mod pin;
 mod prepare;
 mod record;
 mod report;
+mod token;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -53,6 +56,7 @@ use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
 use prepare::Editions;
+use token::Token;
 
 /// Where the configuration comes from, now and at every reload.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,51 +175,6 @@ pub(crate) struct Daemon {
     ended: Option<Ending>,
 }
 
-/// What a readable descriptor is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
-    Signals,
-    Listener(ListenerId),
-    Channel(WorkerId),
-    Process(WorkerId),
-    Control,
-    Client(u64),
-    Unsent(u64),
-    Lingering(u64),
-}
-
-impl Token {
-    const SHIFT: u32 = 56;
-
-    fn encode(self) -> u64 {
-        let (kind, id) = match self {
-            Token::Signals => (0, 0),
-            Token::Listener(id) => (1, u64::from(id.0)),
-            Token::Channel(id) => (2, id.0),
-            Token::Process(id) => (3, id.0),
-            Token::Control => (4, 0),
-            Token::Client(id) => (5, id),
-            Token::Unsent(id) => (6, id),
-            Token::Lingering(id) => (7, id),
-        };
-        kind << Token::SHIFT | id
-    }
-
-    fn decode(token: u64) -> Token {
-        let id = token & ((1 << Token::SHIFT) - 1);
-        match token >> Token::SHIFT {
-            0 => Token::Signals,
-            1 => Token::Listener(ListenerId(u32::try_from(id).unwrap_or(u32::MAX))),
-            2 => Token::Channel(WorkerId(id)),
-            3 => Token::Process(WorkerId(id)),
-            4 => Token::Control,
-            5 => Token::Client(id),
-            6 => Token::Unsent(id),
-            _ => Token::Lingering(id),
-        }
-    }
-}
-
 /// Runs a master until it is told to stop.
 ///
 /// Call it from the main thread before any other thread runs: it takes the inherited sockets out of
@@ -251,7 +210,8 @@ impl Daemon {
         let control = match &options.control {
             None => None,
             Some(path) => {
-                let group = settings.control_group.as_deref().map(pin::find_group).transpose()?;
+                let group =
+                    settings.control_group.as_deref().map(accounts::find_group).transpose()?;
                 let group = group.map(nix::unistd::Gid::as_raw);
                 Some(Control::bind(path, settings.control_mode, group)?)
             }
@@ -405,25 +365,4 @@ impl Daemon {
 fn unique_number() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_comes_back_as_it_was() {
-        for token in [
-            Token::Signals,
-            Token::Listener(ListenerId(7)),
-            Token::Channel(WorkerId(1 << 40)),
-            Token::Process(WorkerId(3)),
-            Token::Control,
-            Token::Client(9),
-            Token::Unsent(9),
-            Token::Lingering(u64::from(u32::MAX)),
-        ] {
-            assert_eq!(Token::decode(token.encode()), token);
-        }
-    }
 }

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::libc;
-use nix::unistd::{Group, User};
 
+use super::accounts::identity;
 use crate::config::Pool;
 use crate::sys::ancillary::number_of;
 use crate::sys::process::Identity;
@@ -285,64 +285,6 @@ fn environment(pool: &Pool) -> Vec<(OsString, OsString)> {
         environment.insert(key.into(), value.into());
     }
     environment.into_iter().collect()
-}
-
-fn identity(pool: &Pool) -> Result<Option<Identity>, String> {
-    if pool.user.is_none() && pool.group.is_none() && pool.supplementary_groups.is_empty() {
-        return Ok(None);
-    }
-    let (user, own_group, name) = match &pool.user {
-        None => (nix::unistd::getuid(), nix::unistd::getgid(), None),
-        Some(text) => match find_user(text)? {
-            Some(user) => (user.uid, user.gid, std::ffi::CString::new(user.name).ok()),
-            None => {
-                let number = text.parse().map_err(|_| format!("there is no user {text}"))?;
-                (nix::unistd::Uid::from_raw(number), nix::unistd::getgid(), None)
-            }
-        },
-    };
-    let group = match &pool.group {
-        None => own_group,
-        Some(text) => find_group(text)?,
-    };
-    // The list is made here: after fork nothing may read files.
-    let mut groups: Vec<u32> = match name {
-        None => vec![group.as_raw()],
-        Some(name) => nix::unistd::getgrouplist(&name, group)
-            .map_err(|error| format!("the groups of user {name:?} cannot be read: {error}"))?
-            .into_iter()
-            .map(nix::unistd::Gid::as_raw)
-            .collect(),
-    };
-    for text in &pool.supplementary_groups {
-        groups.push(find_group(text)?.as_raw());
-    }
-    groups.sort_unstable();
-    groups.dedup();
-    Ok(Some(Identity { user: user.as_raw(), group: group.as_raw(), groups }))
-}
-
-fn find_user(text: &str) -> Result<Option<User>, String> {
-    let found = match text.parse() {
-        Ok(number) => User::from_uid(nix::unistd::Uid::from_raw(number)),
-        Err(_) => User::from_name(text),
-    };
-    match found {
-        Ok(None) if text.parse::<u32>().is_err() => Err(format!("there is no user {text}")),
-        Ok(user) => Ok(user),
-        Err(error) => Err(format!("user {text} cannot be looked up: {error}")),
-    }
-}
-
-pub(crate) fn find_group(text: &str) -> Result<nix::unistd::Gid, String> {
-    if let Ok(number) = text.parse() {
-        return Ok(nix::unistd::Gid::from_raw(number));
-    }
-    match Group::from_name(text) {
-        Ok(Some(group)) => Ok(group.gid),
-        Ok(None) => Err(format!("there is no group {text}")),
-        Err(error) => Err(format!("group {text} cannot be looked up: {error}")),
-    }
 }
 
 /// An error without its number, which helps nobody.
