@@ -1,0 +1,116 @@
+//! A generation stays what it was, whatever becomes of its files.
+
+use super::*;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+fn script(path: &Path, text: &str) {
+    // Written beside and renamed: a new file each time, as a deploy does it.
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+fn run(pinned: &Pinned) -> String {
+    use std::os::unix::process::CommandExt;
+    let (mut command, keep) = pinned.command().unwrap();
+    let prepared: Vec<OwnedFd> = keep;
+    #[expect(unsafe_code, reason = "tests stand in for sys/process.rs")]
+    // SAFETY: clears close-on-exec of descriptors that live until the child has run.
+    unsafe {
+        let numbers: Vec<i32> = prepared.iter().map(number_of).collect();
+        command.pre_exec(move || {
+            for &number in &numbers {
+                libc::fcntl(number, libc::F_SETFD, 0);
+            }
+            Ok(())
+        });
+    }
+    if let Some(directory) = pinned.directory().unwrap() {
+        command.current_dir(format!("/proc/self/fd/{}", number_of(&directory)));
+    }
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
+}
+
+fn pool(command: &[&str]) -> Pool {
+    Pool::new("test", command.iter().map(|&word| word.to_owned()).collect())
+}
+
+#[test]
+fn a_replaced_script_still_runs_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app");
+    script(&path, "#!/bin/sh\necho old \"$1\"\n");
+    let pinned = Pinned::new(&pool(&[path.to_str().unwrap(), "x"])).unwrap();
+    assert_eq!(run(&pinned), "old x\n");
+    script(&path, "#!/bin/sh\necho new\n");
+    assert_eq!(run(&pinned), "old x\n");
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(run(&pinned), "old x\n");
+    assert_eq!(pinned.overwritten(), None);
+}
+
+#[test]
+fn a_release_symlink_holds_where_it_pointed() {
+    let folder = tempfile::tempdir().unwrap();
+    for release in ["1", "2"] {
+        let folder = folder.path().join(release);
+        std::fs::create_dir(&folder).unwrap();
+        script(&folder.join("app"), "#!/bin/sh\necho $(basename $(pwd -P)) $1\n");
+    }
+    let current = folder.path().join("current");
+    symlink(folder.path().join("1"), &current).unwrap();
+    let argument = current.join("app");
+    let mut pool = pool(&["./app", argument.to_str().unwrap()]);
+    pool.working_directory = Some(current.clone());
+    let pinned = Pinned::new(&pool).unwrap();
+    std::fs::remove_file(&current).unwrap();
+    symlink(folder.path().join("2"), &current).unwrap();
+    let real = folder.path().canonicalize().unwrap().join("1/app");
+    assert_eq!(run(&pinned), format!("1 {}\n", real.display()));
+}
+
+#[test]
+fn a_replaced_binary_still_runs_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tool");
+    std::fs::copy("/bin/echo", &path).unwrap();
+    let pinned = Pinned::new(&pool(&[path.to_str().unwrap(), "still here"])).unwrap();
+    script(&path, "#!/bin/sh\necho new\n");
+    assert_eq!(run(&pinned), "still here\n");
+}
+
+#[test]
+fn overwriting_in_place_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app");
+    script(&path, "#!/bin/sh\necho old\n");
+    let pinned = Pinned::new(&pool(&[path.to_str().unwrap()])).unwrap();
+    std::fs::write(&path, "#!/bin/sh\necho newer\n").unwrap();
+    assert!(pinned.overwritten().unwrap().ends_with("/app was overwritten in place"));
+}
+
+#[test]
+fn what_cannot_run_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app");
+    let why = |words: &[&str]| Pinned::new(&pool(words)).unwrap().command().err().unwrap();
+    let name = path.to_str().unwrap();
+    assert!(why(&[name]).contains("does not exist; install it, or mend the path"));
+    std::fs::write(&path, "x").unwrap();
+    assert!(why(&[name]).contains("is not executable; make it executable with chmod +x"));
+    script(&path, "#!/no/such/shell\n");
+    let refusal =
+        format!("the interpreter /no/such/shell of {name} cannot be opened: no such file");
+    assert!(why(&[name]).starts_with(&refusal), "{}", why(&[name]));
+    assert!(why(&["no-such-program-anywhere"]).contains("in PATH"));
+}
+
+#[test]
+fn the_masters_own_variables_never_leak() {
+    let mut pool = pool(&["true"]);
+    pool.environment.insert("NODE_ENV".into(), "production".into());
+    pool.clear_environment = true;
+    let only = vec![("NODE_ENV".into(), "production".into())];
+    assert_eq!(environment(&pool), only);
+}
