@@ -38,7 +38,7 @@ fn no_request_fails_while_workers_are_replaced() {
 #[test]
 fn slow_requests_are_answered_by_the_worker_that_took_them() {
     let cluster = Cluster::serve(&web(""));
-    let load = Load::paced(cluster.port, 300, "/sleep/500");
+    let load = Load::paced(cluster.port, 600, "/sleep/{ms}");
     let (tally, reloads) = reload_under(load, &cluster);
     println!("slow: {} answered, {} reloads, longest {:?}", tally.answered, reloads, tally.longest);
     assert_eq!(tally.failed, Vec::<String>::new());

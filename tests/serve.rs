@@ -176,11 +176,29 @@ fn workers_run_as_another_user() {
     assert!(cluster.get("/pid").is_ok());
 }
 
+/// The master itself is started with signals blocked, as a careless parent would do it.
+fn block_signals(command: &mut Command) -> &mut Command {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+    use std::os::unix::process::CommandExt;
+    let block = || {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGUSR1);
+        set.add(Signal::SIGPIPE);
+        Ok(sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?)
+    };
+    #[expect(unsafe_code, reason = "a signal mask can only be set between fork and exec")]
+    // SAFETY: sigprocmask is async-signal-safe.
+    unsafe {
+        command.pre_exec(block)
+    }
+}
+
 #[test]
 fn workers_see_what_they_should_and_nothing_else() {
     let config = web("environment = { GREETING = \"hi\" }");
     let cluster = Cluster::start_by(&config, |command: &mut Command| {
-        command.env("LISTEN_FDNAMES", "x").env("WATCHDOG_USEC", "60000000").env("OF_MASTER", "1")
+        command.env("LISTEN_FDNAMES", "x").env("WATCHDOG_USEC", "60000000").env("OF_MASTER", "1");
+        block_signals(command)
     });
     cluster.wait_for("generation 1 serves");
     let pid = cluster.pids("web")[1];
@@ -199,6 +217,15 @@ fn workers_see_what_they_should_and_nothing_else() {
     for private in ["LISTEN_", "WATCHDOG_", "NOTIFY_SOCKET", "RCLUSTER_CONTROL"] {
         assert!(!has(private), "{private} in {environment:?}");
     }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mask = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    assert_eq!(mask("SigBlk:"), 0, "no signal is blocked");
+    // SIGHUP, SIGINT and SIGUSR1 mean something to the master only.
+    let ignored = (1 << (1 - 1)) | (1 << (2 - 1)) | (1 << (10 - 1));
+    assert_eq!(mask("SigIgn:") & ignored, ignored);
     // Three standard descriptors, its end of the channel, the scoreboard, and what the worker
     // itself opens: nothing of the master's.
     let listening = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter(|entry| {
@@ -208,4 +235,6 @@ fn workers_see_what_they_should_and_nothing_else() {
     assert_eq!(listening.count(), 0);
     let stdin = std::fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
     assert_eq!(stdin, std::path::Path::new("/dev/null"));
+    cluster.signal("USR1");
+    cluster.wait_for("generation 2 serves");
 }

@@ -38,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::sys::signal::SigSet;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -193,6 +194,8 @@ pub fn run(options: Options) -> Result<(), Error> {
 }
 
 fn catch_signals() -> std::io::Result<Signals> {
+    // A careless parent may have left them blocked.
+    SigSet::all().thread_unblock()?;
     let (read, write) = UnixStream::pair()?;
     let all = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2];
     SignalDelivery::with_pipe(read, write, SignalOnly, all)

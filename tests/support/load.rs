@@ -31,10 +31,11 @@ pub struct Load {
 }
 
 impl Load {
-    /// New connections at this rate per second, one request each.
+    /// New connections at this rate per second, one request each. `{ms}` in the path becomes a
+    /// number from 250 to 750, another for each request of a client.
     pub fn paced(port: u16, rate: u32, path: &str) -> Load {
         // Enough threads that slow answers do not hold up the pace.
-        let threads = 256.min(rate);
+        let threads = rate;
         let next = Arc::new(Mutex::new(Instant::now()));
         let gap = Duration::from_secs(1) / rate;
         Load::spawn(threads, port, path, move || {
@@ -59,13 +60,12 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
         let due = Arc::new(due);
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-        let threads = (0..threads).map(|_| {
-            let (stop, due, request) = (Arc::clone(&stop), Arc::clone(&due), request.clone());
+        let threads = (0..threads).map(|number| {
+            let (stop, due, path) = (Arc::clone(&stop), Arc::clone(&due), path.to_owned());
             let answered = Arc::clone(&answered);
             std::thread::Builder::new()
                 .stack_size(128 * 1024)
-                .spawn(move || run(port, &request, &stop, &*due, &answered))
+                .spawn(move || run(port, &path, number, &stop, &*due, &answered))
                 .unwrap()
         });
         Load { threads: threads.collect(), stop, answered }
@@ -90,7 +90,8 @@ impl Load {
 
 fn run(
     port: u16,
-    request: &str,
+    path: &str,
+    mut number: u32,
     stop: &AtomicBool,
     due: &dyn Fn() -> Instant,
     answered: &AtomicU64,
@@ -100,7 +101,10 @@ fn run(
         let due = due();
         let wait = due.saturating_duration_since(Instant::now());
         std::thread::sleep(wait);
-        match exchange(port, request) {
+        number = number.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+        let path = path.replace("{ms}", &(250 + (number >> 16) % 501).to_string());
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        match exchange(port, &request) {
             Ok(body) => {
                 tally.answered += 1;
                 answered.fetch_add(1, Relaxed);
