@@ -111,7 +111,9 @@ impl World {
             Action::Terminate { worker } => {
                 let obeys = self.dice.one_in(2);
                 self.with(worker, |it| {
-                    assert!(!it.is_serving || it.is_draining || it.channel.contains(&Message::Drain));
+                    assert!(
+                        !it.is_serving || it.is_draining || it.channel.contains(&Message::Drain)
+                    );
                     if obeys && it.lives() && !it.is_stopped {
                         it.died = Some("was killed by SIGTERM");
                     }
@@ -145,7 +147,8 @@ impl World {
             Action::Sweep => self.sweeps = true,
             Action::Forget { edition } => {
                 assert!(self.editions.remove(&edition), "{edition} is forgotten twice");
-                let user = self.workers.0.get_mut().processes.values().find(|it| it.edition == edition);
+                let user =
+                    self.workers.0.get_mut().processes.values().find(|it| it.edition == edition);
                 assert!(user.is_none(), "{edition} is forgotten, {user:?} runs it");
             }
             Action::Reply { wish, outcome } => {
@@ -191,30 +194,39 @@ impl World {
                 self.replaced.insert(who.worker);
             }
             Record::GaveUp { pool, generation, .. } => _ = self.gave_up.insert((pool, generation)),
-            _ => {}
+            Record::Ready(_)
+            | Record::StartFailed { .. }
+            | Record::Lost { .. }
+            | Record::Stalled { .. }
+            | Record::Draining { .. }
+            | Record::Overdue { .. }
+            | Record::Left { .. }
+            | Record::RolledBack { .. }
+            | Record::Resized { .. } => {}
         }
     }
 
     fn spawn(&mut self, spawn: &Spawn) -> Option<Event> {
         self.check_spawn(spawn);
         let worker = spawn.who.worker;
-        let Some((edition, policy)) = self.plans.get(&(spawn.who.pool, spawn.who.generation)) else {
+        let Some((edition, policy)) = self.plans.get(&(spawn.who.pool, spawn.who.generation))
+        else {
             panic!("{spawn} belongs to no plan")
         };
         assert_eq!(*edition, spawn.edition, "{spawn} of another edition");
         let limit = [0, 1, 1, 2, 3, 50][usize::try_from(self.dice.below(6)).unwrap_or(0)];
         let mut process = Process::new(spawn, policy.clone(), limit);
-        let temper = match self.tempers[&spawn.edition] {
-            Temper::Moody => match self.dice.below(8) {
+        let mut temper = self.tempers[&spawn.edition];
+        if temper == Temper::Moody {
+            temper = match self.dice.below(8) {
                 0 => Temper::NeverReady,
                 1 => Temper::DiesBooting,
                 2 => Temper::DiesServing,
                 3 => Temper::CannotSpawn,
                 4 => Temper::Slow,
                 _ => Temper::Good,
-            },
-            other => other,
-        };
+            };
+        }
         let after = |ms: u64| self.now + Duration::from_millis(ms);
         process.alarm = match temper {
             Temper::CannotSpawn => {
@@ -222,7 +234,9 @@ impl World {
                 return Some(Event::SpawnFailed { worker, why: "there is no such program".into() });
             }
             Temper::NeverReady => None,
-            Temper::DiesBooting => Some((after(self.dice.below(3000)), Some("exited with status 1"))),
+            Temper::DiesBooting => {
+                Some((after(self.dice.below(3000)), Some("exited with status 1")))
+            }
             Temper::Slow => Some((after(9_000 + self.dice.below(30_000)), None)),
             Temper::Good | Temper::DiesServing | Temper::Moody => {
                 Some((after(self.dice.below(2000)), None))
@@ -236,7 +250,8 @@ impl World {
     fn check_spawn(&mut self, spawn: &Spawn) {
         let who = spawn.who;
         assert!(!self.gave_up.contains(&(who.pool, who.generation)), "{spawn}: it was given up");
-        let Some(forward) = self.forward.as_ref().filter(|it| it.generation == who.generation) else {
+        let Some(forward) = self.forward.as_ref().filter(|it| it.generation == who.generation)
+        else {
             return;
         };
         assert!(forward.pools.contains(&who.pool), "{spawn}: this pool does not roll");
@@ -265,9 +280,13 @@ impl World {
             it.is_serving = false;
             it.channel.push_back(Message::Drain);
         });
-        let is_covered = self.workers.0.get_mut().processes.values().any(|it| {
-            it.is_serving && it.who.pool == who.pool && it.who.slot == who.slot
-        });
+        let is_covered = self
+            .workers
+            .0
+            .get_mut()
+            .processes
+            .values()
+            .any(|it| it.is_serving && it.who.pool == who.pool && it.who.slot == who.slot);
         let is_replaced = self.replaced.contains(&worker);
         assert!(is_covered || !is_replaced, "{worker} is replaced, and nobody serves its slot");
         take_back.then_some(Event::TakenBack { worker, connections, pinged: false })
