@@ -72,6 +72,9 @@ impl World {
     /// Without any time passing, everybody does all that he can do. Then no client may wait before
     /// a worker with room: credit comes back by an event.
     fn come_to_a_stand(&mut self) {
+        if !self.calm && self.dice.one_in(2) {
+            self.bereave();
+        }
         for round in 0.. {
             assert!(round < 100_000, "it never comes to a stand");
             if self.exit.is_some() {
@@ -119,6 +122,18 @@ impl World {
                 );
             }
         }
+    }
+
+    /// A worker dies with connections in its channel, and some who wait in the kernel go away: now
+    /// only those who came back wait for room.
+    fn bereave(&mut self) {
+        let processes = self.workers.0.get_mut().processes.values_mut();
+        let Some(process) = processes.filter(|it| it.connections() > 0).next() else { return };
+        process.died.get_or_insert("was killed by SIGSEGV");
+        for listener in self.listeners.values_mut() {
+            listener.queue.clear();
+        }
+        self.bury();
     }
 
     /// The accidents end. Everything has to come to rest, as wanted.
