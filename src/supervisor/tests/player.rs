@@ -150,6 +150,10 @@ impl Player {
 
     /// A fact about one worker.
     fn report(&mut self, verb: &str, worker: WorkerId, rest: &str) -> Option<()> {
+        if !self.seats.contains_key(&worker) {
+            _ = writeln!(self.said, "    (there is no {worker})");
+            return Some(());
+        }
         match verb {
             "ready" => {
                 let limit = rest.strip_prefix("limit=").map_or(Some(0), |n| n.parse().ok())?;

@@ -19,7 +19,7 @@ fn simulation() {
     if let Some(seed) = number("SEED") {
         return play(seed, true);
     }
-    for seed in 0..number("WORLDS").unwrap_or(1500) {
+    for seed in 0..number("WORLDS").unwrap_or(2000) {
         if catch_unwind(AssertUnwindSafe(|| play(seed, false))).is_err() {
             panic!("world {seed} went wrong; `SEED={seed} cargo test simulation` replays it");
         }
@@ -72,9 +72,6 @@ impl World {
     /// Without any time passing, everybody does all that he can do. Then no client may wait before
     /// a worker with room: credit comes back by an event.
     fn come_to_a_stand(&mut self) {
-        if !self.calm && self.dice.one_in(2) {
-            self.bereave();
-        }
         for round in 0.. {
             assert!(round < 100_000, "it never comes to a stand");
             if self.exit.is_some() {
@@ -82,6 +79,10 @@ impl World {
             }
             let ids: Vec<WorkerId> = self.workers.0.get_mut().processes.keys().copied().collect();
             let mut any = false;
+            if !self.calm && round < 20 && self.dice.one_in(4) {
+                self.bereave();
+                any = true;
+            }
             for id in ids {
                 // In small bites, so that ROOM meets workers in the middle of something.
                 for _ in 0..=self.dice.below(4) {
