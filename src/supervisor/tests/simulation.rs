@@ -128,8 +128,8 @@ impl World {
     /// A worker dies with connections in its channel, and some who wait in the kernel go away: now
     /// only those who came back wait for room.
     fn bereave(&mut self) {
-        let processes = self.workers.0.get_mut().processes.values_mut();
-        let Some(process) = processes.filter(|it| it.connections() > 0).next() else { return };
+        let mut processes = self.workers.0.get_mut().processes.values_mut();
+        let Some(process) = processes.find(|it| it.connections() > 0) else { return };
         process.died.get_or_insert("was killed by SIGSEGV");
         for listener in self.listeners.values_mut() {
             listener.queue.clear();
