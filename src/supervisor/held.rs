@@ -67,10 +67,8 @@ impl Supervisor {
         while let Some(&(listener, connection)) =
             self.desks.get(&pool).and_then(|desk| desk.held.get(next))
         {
-            let worker = match waiting.contains(&listener) {
-                true => None,
-                false => self.find_room(pool, listener, None, board),
-            };
+            let is_stuck = waiting.contains(&listener);
+            let worker = if is_stuck { None } else { self.find_room(pool, listener, None, board) };
             let Some(worker) = worker else {
                 waiting.insert(listener);
                 next += 1;
@@ -107,16 +105,13 @@ impl Supervisor {
         now: Instant,
     ) {
         self.unsend(id, 1);
-        let pool = match self.roster.get(id).map(|worker| worker.who.pool) {
-            Some(pool) => pool,
-            // It died meanwhile and took this one for cut.
-            None => {
-                if let Some(home) = self.doors.get(&entry.0).map(|door| door.pool) {
-                    let accounts = &mut self.desks.entry(home).or_default().accounts;
-                    accounts.cut = accounts.cut.saturating_sub(1);
-                }
-                return self.hold_homeless(vec![entry]);
+        let Some(pool) = self.roster.get(id).map(|worker| worker.who.pool) else {
+            // It died meanwhile, and this one was taken for cut.
+            if let Some(home) = self.doors.get(&entry.0).map(|door| door.pool) {
+                let accounts = &mut self.desks.entry(home).or_default().accounts;
+                accounts.cut = accounts.cut.saturating_sub(1);
             }
+            return self.hold_homeless(vec![entry]);
         };
         let Some(home) = self.home(pool, entry) else { return };
         let desk = self.desks.entry(home).or_default();

@@ -3,5 +3,7 @@
 mod player;
 mod shell;
 mod simulation;
+mod stage;
+mod wishes;
 mod worker;
 mod world;

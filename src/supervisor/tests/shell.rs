@@ -194,7 +194,15 @@ impl World {
                 self.replaced.insert(who.worker);
             }
             Record::GaveUp { pool, generation, .. } => _ = self.gave_up.insert((pool, generation)),
-            _ => {}
+            Record::Ready(_)
+            | Record::StartFailed { .. }
+            | Record::Lost { .. }
+            | Record::Stalled { .. }
+            | Record::Draining { .. }
+            | Record::Overdue { .. }
+            | Record::Left { .. }
+            | Record::RolledBack { .. }
+            | Record::Resized { .. } => {}
         }
     }
 
@@ -208,17 +216,17 @@ impl World {
         assert_eq!(*edition, spawn.edition, "{spawn} of another edition");
         let limit = [0, 1, 1, 2, 3, 50][usize::try_from(self.dice.below(6)).unwrap_or(0)];
         let mut process = Process::new(spawn, policy.clone(), limit);
-        let temper = match self.tempers[&spawn.edition] {
-            Temper::Moody => match self.dice.below(8) {
+        let mut temper = self.tempers[&spawn.edition];
+        if temper == Temper::Moody {
+            temper = match self.dice.below(8) {
                 0 => Temper::NeverReady,
                 1 => Temper::DiesBooting,
                 2 => Temper::DiesServing,
                 3 => Temper::CannotSpawn,
                 4 => Temper::Slow,
                 _ => Temper::Good,
-            },
-            other => other,
-        };
+            };
+        }
         let after = |ms: u64| self.now + Duration::from_millis(ms);
         process.alarm = match temper {
             Temper::CannotSpawn => {

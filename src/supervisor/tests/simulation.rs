@@ -73,15 +73,20 @@ impl World {
     /// a worker with room: credit comes back by an event.
     fn come_to_a_stand(&mut self) {
         for round in 0.. {
-            assert!(round < 10_000, "it never comes to a stand");
+            assert!(round < 100_000, "it never comes to a stand");
             if self.exit.is_some() {
                 return;
             }
             let ids: Vec<WorkerId> = self.workers.0.get_mut().processes.keys().copied().collect();
             let mut any = false;
+            if !self.calm && round < 20 && self.dice.one_in(4) {
+                self.bereave();
+                any = true;
+            }
             for id in ids {
-                while self.workers.0.get_mut().step(id) {
-                    any = true;
+                // In small bites, so that ROOM meets workers in the middle of something.
+                for _ in 0..=self.dice.below(4) {
+                    any |= self.workers.0.get_mut().step(id);
                 }
             }
             if !(self.listen() | any | self.accept_some()) {
@@ -118,6 +123,18 @@ impl World {
                 );
             }
         }
+    }
+
+    /// A worker dies with connections in its channel, and some who wait in the kernel go away: now
+    /// only those who came back wait for room.
+    fn bereave(&mut self) {
+        let mut processes = self.workers.0.get_mut().processes.values_mut();
+        let Some(process) = processes.find(|it| it.connections() > 0) else { return };
+        process.died.get_or_insert("was killed by SIGSEGV");
+        for listener in self.listeners.values_mut() {
+            listener.queue.clear();
+        }
+        self.bury();
     }
 
     /// The accidents end. Everything has to come to rest, as wanted.

@@ -164,7 +164,7 @@ impl Inner {
         for _ in 0..=self.dice.below(6) {
             let which = usize::try_from(self.dice.below(self.processes.len() as u64)).unwrap();
             let id = self.processes.keys().nth(which).copied();
-            id.is_some_and(|id| self.step(id));
+            let _ = id.is_some_and(|id| self.step(id));
         }
     }
 

@@ -1,0 +1,169 @@
+//! The shell of the transcripts: ideal channels, which take back, send and rescue as ordered, and a
+//! line for everything that happens.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+
+use super::super::*;
+use super::player::Player;
+
+/// What a channel carries.
+#[derive(Clone, Copy)]
+pub enum Message {
+    Connection(ListenerId),
+    Ping,
+}
+
+#[derive(Default)]
+pub struct Words {
+    pub counts: Counts,
+    pub waiting: bool,
+}
+
+#[derive(Default)]
+pub struct Boards(pub RefCell<BTreeMap<(PoolId, Seat), Words>>);
+
+impl Board for Boards {
+    fn counts(&self, pool: PoolId, seat: Seat) -> Counts {
+        self.0.borrow().get(&(pool, seat)).map(|words| words.counts).unwrap_or_default()
+    }
+
+    fn set_waiting(&self, pool: PoolId, seat: Seat, waiting: bool) {
+        self.0.borrow_mut().entry((pool, seat)).or_default().waiting = waiting;
+    }
+}
+
+impl Player {
+    pub fn tell(&mut self, event: Event) {
+        self.supervisor.handle_event(event, self.now, &self.boards);
+        self.perform();
+    }
+
+    pub fn perform(&mut self) {
+        let mut facts = VecDeque::new();
+        loop {
+            while let Some(action) = self.supervisor.poll_action() {
+                _ = writeln!(self.said, "    {action}");
+                facts.extend(self.carry_out(action));
+            }
+            let Some(fact) = facts.pop_front() else { return };
+            self.supervisor.handle_event(fact, self.now, &self.boards);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Spawn(spawn) => {
+                let seat = (spawn.who.pool, spawn.seat);
+                self.boards.0.borrow_mut().insert(seat, Words::default());
+                self.seats.insert(spawn.who.worker, seat);
+                self.channels.insert(spawn.who.worker, VecDeque::new());
+                None
+            }
+            Action::Drain { worker, take_back: true, .. } => self.take_back(worker, false),
+            Action::TakeBack { worker } => self.take_back(worker, true),
+            Action::Dispatch { worker, connection } => {
+                let listener = self.held[&connection];
+                if self.broken.contains(&worker) {
+                    return Some(Event::Returned { listener, connection, worker });
+                }
+                self.held.remove(&connection);
+                let channel = self.channels.get_mut(&worker).unwrap();
+                channel.push_back(Message::Connection(listener));
+                None
+            }
+            Action::Refuse { connection, .. } => {
+                assert!(self.held.remove(&connection).is_some(), "{connection} is not held");
+                None
+            }
+            Action::Drain { .. }
+            | Action::Terminate { .. }
+            | Action::Kill { .. }
+            | Action::Attend { .. }
+            | Action::Close { .. }
+            | Action::Sweep
+            | Action::Forget { .. }
+            | Action::Reply { .. }
+            | Action::Announce(_)
+            | Action::Record(_)
+            | Action::Exit { .. } => None,
+        }
+    }
+
+    fn take_back(&mut self, worker: WorkerId, ping: bool) -> Option<Event> {
+        let had_ping = self.channels[&worker].iter().any(|it| matches!(it, Message::Ping));
+        let connections = self.read_back(worker);
+        if ping {
+            self.channels.get_mut(&worker)?.push_back(Message::Ping);
+        }
+        self.note_came_back("took back", &connections, worker);
+        Some(Event::TakenBack { worker, connections, pinged: ping && !had_ping })
+    }
+
+    pub fn note_came_back(
+        &mut self,
+        how: &str,
+        what: &[(ListenerId, ConnectionId)],
+        from: WorkerId,
+    ) {
+        if !what.is_empty() {
+            let ids: Vec<String> = what.iter().map(|(_, id)| id.to_string()).collect();
+            _ = writeln!(self.said, "    ({how} {} from {from})", ids.join(" "));
+        }
+    }
+
+    pub fn read_back(&mut self, worker: WorkerId) -> Vec<(ListenerId, ConnectionId)> {
+        let messages = self.channels.get_mut(&worker).map(std::mem::take).unwrap_or_default();
+        let mut entries = Vec::new();
+        for message in messages {
+            if let Message::Connection(listener) = message {
+                entries.push((listener, self.keep(listener)));
+            }
+        }
+        entries
+    }
+
+    pub fn keep(&mut self, listener: ListenerId) -> ConnectionId {
+        self.connections += 1;
+        let connection = ConnectionId(self.connections);
+        self.held.insert(connection, listener);
+        connection
+    }
+
+    pub fn status(&mut self) {
+        let status = self.supervisor.status(self.now, &self.boards);
+        for pool in &status.pools {
+            let show = |it: Option<Generation>| it.map_or("none".to_owned(), |it| it.to_string());
+            let a = pool.accounts;
+            let (wanted, good) = (show(pool.generation), show(pool.good));
+            let workers: Vec<String> = pool
+                .workers
+                .iter()
+                .map(|it| format!("{} {} {} {:?}", it.slot, it.worker, it.generation, it.phase))
+                .collect();
+            _ = writeln!(
+                self.said,
+                "    {} {}: {} of {} serve; wants {wanted}, good is {good}; {}\n    \
+                 accepted {} = finished {} + in hand {} + held {} + refused {} + cut {}\n    \
+                 workers: {}",
+                pool.pool,
+                pool.name,
+                pool.serving,
+                pool.size,
+                pool.gave_up
+                    .as_ref()
+                    .map_or("all is well".to_owned(), |why| format!("gave up: {why}")),
+                a.accepted,
+                a.finished,
+                pool.in_hand,
+                pool.held,
+                a.refused,
+                a.cut,
+                workers.join(", "),
+            );
+        }
+        let deadline = self.supervisor.poll_timeout().map(|at| at - self.now);
+        _ = writeln!(self.said, "    next deadline: {deadline:.1?}");
+    }
+}
