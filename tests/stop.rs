@@ -102,3 +102,22 @@ fn clients_who_have_connected_are_served_before_our_own_socket_closes() {
     }
     assert_eq!(cluster.wait_end().code(), Some(0));
 }
+
+#[test]
+fn a_stop_during_a_reload_tells_the_caller() {
+    let mut cluster = Cluster::serve(&web(""));
+    cluster.configure(&support::pool(
+        "web",
+        "\"/bin/sleep\", \"1000\"",
+        "\"127.0.0.1:{port}\"",
+        "",
+    ));
+    let refusal = std::thread::scope(|scope| {
+        let caller = scope.spawn(|| cluster.reload());
+        cluster.wait_for("rollout of generation 2 begun");
+        cluster.signal("TERM");
+        caller.join().unwrap().unwrap_err()
+    });
+    assert_eq!(refusal, "the service is stopping");
+    assert_eq!(cluster.wait_end().code(), Some(0));
+}
