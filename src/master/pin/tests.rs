@@ -1,14 +1,20 @@
 //! A generation stays what it was, whatever becomes of its files.
 
 use super::*;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 
 fn script(path: &Path, text: &str) {
-    // Written beside and renamed: a new file each time, as a deploy does it.
+    // Written beside and renamed: a new file each time, as a deploy does it. And by another process:
+    // a descriptor that is open for writing while a test beside this one forks would make the
+    // program busy (ETXTBSY).
     let new = path.with_extension("new");
-    std::fs::write(&new, text).unwrap();
-    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+    shell("printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", &[text, new.to_str().unwrap()]);
     std::fs::rename(new, path).unwrap();
+}
+
+fn shell(script: &str, arguments: &[&str]) {
+    let status = Command::new("sh").arg("-c").arg(script).arg("sh").args(arguments).status();
+    assert!(status.unwrap().success(), "{script}");
 }
 
 fn run(pinned: &Pinned) -> String {
@@ -74,7 +80,7 @@ fn a_release_symlink_holds_where_it_pointed() {
 fn a_replaced_binary_still_runs_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tool");
-    std::fs::copy("/bin/echo", &path).unwrap();
+    shell("cp /bin/echo \"$1\"", &[path.to_str().unwrap()]);
     let pinned = Pinned::new(&pool(&[path.to_str().unwrap(), "still here"])).unwrap();
     script(&path, "#!/bin/sh\necho new\n");
     assert_eq!(run(&pinned), "still here\n");
