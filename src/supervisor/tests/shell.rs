@@ -260,6 +260,7 @@ impl World {
         let of_pool = || processes.values().filter(|it| it.who.pool == who.pool);
         let starting = of_pool()
             .filter(|it| it.lives() && !it.is_serving && it.who.generation == who.generation)
+            .filter(|it| !it.is_draining && !it.channel.contains(&Message::Drain))
             .count();
         assert!(starting < surge, "{spawn}: {starting} are starting already");
         let serves = of_pool().any(|it| it.is_serving && it.who.slot == who.slot);
