@@ -98,31 +98,42 @@ impl Worker {
         send(self.channel.as_fd(), &message.encode())
     }
 
-    /// Reads back what the worker has not received: connections with their listeners' names,
-    /// oldest first, and how many of them the kernel swallowed because our table is full. As long
-    /// as the worker lives, what there is no descriptor for stays in its queue.
+    /// Reads back what the worker has not received. As long as it lives, what there is no
+    /// descriptor for stays in its queue.
     ///
     /// # Errors
     /// Those of `recvmsg(2)`.
-    pub(crate) fn take_back(&self, is_alive: bool) -> io::Result<(Vec<(String, OwnedFd)>, u64)> {
+    pub(crate) fn take_back(&self, is_alive: bool) -> io::Result<TakenBack> {
         let mut buffer = [0; LENGTH_MAX];
-        let mut connections = Vec::new();
-        let mut lost = 0;
+        let mut taken = TakenBack::default();
         loop {
             if is_alive && self.theirs.try_clone().is_err() {
-                return Ok((connections, lost));
+                return Ok(taken);
             }
             let (len, descriptor, swallowed) = match receive(self.theirs.as_fd(), &mut buffer)? {
                 Received::Message { len, descriptor, swallowed } => (len, descriptor, swallowed),
-                Received::Empty | Received::Closed => return Ok((connections, lost)),
+                Received::Empty | Received::Closed => return Ok(taken),
             };
-            lost += u64::from(swallowed && descriptor.is_none());
-            // The master wrote it, so it is one; anything else carries no client.
-            if let (Ok(ToWorker::Connection { listener }), Some(client)) =
-                (ToWorker::decode(&buffer[..len]), descriptor)
-            {
-                connections.push((listener.to_owned(), client));
+            taken.lost += u64::from(swallowed && descriptor.is_none());
+            // The master wrote it, so it is one.
+            match (ToWorker::decode(&buffer[..len]), descriptor) {
+                (Ok(ToWorker::Connection { listener }), Some(client)) => {
+                    taken.connections.push((listener.to_owned(), client));
+                }
+                (Ok(ToWorker::Ping), _) => taken.had_ping = true,
+                _ => {}
             }
         }
     }
+}
+
+/// What came back from a worker's queue.
+#[derive(Debug, Default)]
+pub(crate) struct TakenBack {
+    /// Connections with their listeners' names, oldest first.
+    pub(crate) connections: Vec<(String, OwnedFd)>,
+    /// Connections that the kernel swallowed because our table is full.
+    pub(crate) lost: u64,
+    /// A PING was among it.
+    pub(crate) had_ping: bool,
 }

@@ -171,6 +171,8 @@ pub(crate) struct Daemon {
     greeting: Option<Box<dyn FnOnce()>>,
     is_subreaper: bool,
     was_told_to_stop: bool,
+    /// Orders are being carried out.
+    is_performing: bool,
     started: Instant,
     now: Instant,
     ended: Option<Ending>,
@@ -249,6 +251,7 @@ impl Daemon {
             greeting: options.greeting,
             is_subreaper: false,
             was_told_to_stop: false,
+            is_performing: false,
             started: now,
             now,
             ended: None,

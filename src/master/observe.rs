@@ -7,6 +7,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SI
 
 use super::journal::Level;
 use super::{Daemon, Token};
+use crate::kinds::native::TakenBack;
 use crate::supervisor::{Attention, ConnectionId, Event, ListenerId, Scale, WorkerId};
 use crate::sys::listen::{Accepted, accept, source_of};
 use crate::sys::process::{Ending, reap_strangers};
@@ -37,9 +38,11 @@ impl Daemon {
         }
     }
 
-    /// Takes in a fact, now.
+    /// Takes in a fact, now. The orders that follow are carried out before the next fact, unless
+    /// this one is itself about an order: then they follow that one.
     pub(super) fn report(&mut self, event: Event) {
         self.supervisor.handle_event(event, self.now, &self.boards);
+        self.perform_all();
     }
 
     fn observe_listener(&mut self, id: ListenerId) {
@@ -92,14 +95,12 @@ impl Daemon {
                 Ok(Accepted::Exhausted(error)) => {
                     self.say_once(format!("no connection can be accepted for the moment: {error}"));
                     self.report(Event::AcceptFailed { listener: id });
-                    self.perform_all();
                     return None;
                 }
                 Err(error) => {
                     let name = listener.name.clone();
                     self.say(Level::Error, format!("listener {name} cannot accept: {error}"));
                     self.report(Event::AcceptFailed { listener: id });
-                    self.perform_all();
                     return None;
                 }
             }
@@ -174,7 +175,7 @@ impl Daemon {
             Err(error) => format!("is gone ({error})"),
         };
         while self.hear_worker(id) {}
-        let rescued = self.read_back(id, false);
+        let (rescued, _) = self.read_back(id, false);
         let who = self.describe(id);
         if let Some(worker) = self.workers.get(&id) {
             let unwatched = self
@@ -185,25 +186,25 @@ impl Daemon {
                 self.say(Level::Error, format!("{who} cannot be unwatched: {error}"));
             }
         }
+        // The lines about it need its process id: they are written before it is forgotten.
         self.report(Event::Exited { worker: id, how, rescued });
-        // Its lines need its process id: they are written before it is forgotten.
-        self.perform_all();
         self.workers.remove(&id);
     }
 
-    /// What a worker has not received comes back into the master's hand.
+    /// What a worker has not received comes back into the master's hand; and whether a PING was
+    /// among it.
     pub(super) fn read_back(
         &mut self,
         id: WorkerId,
         is_alive: bool,
-    ) -> Vec<(ListenerId, ConnectionId)> {
-        let Some(worker) = self.workers.get(&id) else { return Vec::new() };
-        let (connections, lost) = match worker.take_back(is_alive) {
-            Ok(result) => result,
+    ) -> (Vec<(ListenerId, ConnectionId)>, bool) {
+        let Some(worker) = self.workers.get(&id) else { return Default::default() };
+        let TakenBack { connections, lost, had_ping } = match worker.take_back(is_alive) {
+            Ok(taken) => taken,
             Err(error) => {
                 let who = self.describe(id);
                 self.say(Level::Error, format!("the queue of {who} cannot be read: {error}"));
-                return Vec::new();
+                return Default::default();
             }
         };
         if lost > 0 {
@@ -221,7 +222,7 @@ impl Daemon {
                 ),
             }
         }
-        held
+        (held, had_ping)
     }
 
     fn observe_signals(&mut self) {

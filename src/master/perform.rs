@@ -15,11 +15,15 @@ use crate::wire::control::{Answer, ReloadResults};
 use crate::wire::message::ToWorker;
 
 impl Daemon {
-    /// Carries out every order there is.
+    /// Carries out every order there is, in order: what an order leads to comes after it.
     pub(super) fn perform_all(&mut self) {
+        if std::mem::replace(&mut self.is_performing, true) {
+            return;
+        }
         while let Some(action) = self.supervisor.poll_action() {
             self.perform(action);
         }
+        self.is_performing = false;
     }
 
     fn perform(&mut self, action: Action) {
@@ -32,14 +36,15 @@ impl Daemon {
             }
             Action::Drain { worker, deadline, take_back } => {
                 if take_back {
-                    let connections = self.read_back(worker, true);
+                    let (connections, _) = self.read_back(worker, true);
                     self.report(Event::TakenBack { worker, connections, pinged: false });
                 }
                 self.tell(worker, &ToWorker::Drain { deadline });
             }
             Action::TakeBack { worker } => {
-                let connections = self.read_back(worker, true);
-                let pinged = self.tell(worker, &ToWorker::Ping);
+                let (connections, had_ping) = self.read_back(worker, true);
+                // One that came back is not one more.
+                let pinged = self.tell(worker, &ToWorker::Ping) && !had_ping;
                 self.report(Event::TakenBack { worker, connections, pinged });
             }
             Action::Terminate { worker } => self.signal(worker, Signal::SIGTERM),

@@ -32,8 +32,9 @@ fn run(pinned: &Pinned) -> String {
             Ok(())
         });
     }
-    if let Some(directory) = pinned.directory().unwrap() {
-        command.current_dir(format!("/proc/self/fd/{}", number_of(&directory)));
+    let directory = pinned.directory().unwrap();
+    if let Some(directory) = &directory {
+        command.current_dir(format!("/proc/self/fd/{}", number_of(directory)));
     }
     String::from_utf8(command.output().unwrap().stdout).unwrap()
 }
