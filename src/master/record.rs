@@ -74,7 +74,7 @@ impl Daemon {
                     Some(wait) => format!("; next try in {}", short(*wait)),
                     None => String::new(),
                 };
-                (Level::Warning, format!("{} {why}{next}", self.who(who)))
+                (Level::Warning, format!("{}: {why}{next}", self.who(who)))
             }
             Record::Lost { who, why, cut, rescued } => {
                 let text = format!(

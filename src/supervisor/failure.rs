@@ -30,9 +30,9 @@ impl Supervisor {
         };
         self.record(Record::StartFailed { who, why: why.clone(), retry });
         if decides {
-            self.roll_back(format!("{name}/{} {why}", who.slot.0));
+            self.roll_back(format!("{name}/{}: {why}", who.slot.0));
         } else if let Verdict::Hopeless(count) = verdict {
-            self.give_up(&plan, who.pool, format!("{count}, the last one {why}"));
+            self.give_up(&plan, who.pool, format!("{count}, the last one: {why}"));
         }
     }
 
@@ -54,7 +54,7 @@ impl Supervisor {
         let verdict = goal.note_loss(&plan, who.slot, served, now, &mut self.chance);
         if let Verdict::Hopeless(count) = verdict {
             let name = &plan.policy.name;
-            let text = format!("{count}, the last one ({name}/{}) {why}", who.slot.0);
+            let text = format!("{count}, the last one {name}/{}: {why}", who.slot.0);
             if self.decides_rollout(&plan, who.pool) {
                 self.roll_back(text);
             } else {
