@@ -283,7 +283,8 @@ impl PoolGoal {
         }
         if tally.losses.len() as u64 >= limit {
             let count = tally.losses.len();
-            return Verdict::Hopeless(format!("{count} workers lost within {window:?}"));
+            let workers = if count == 1 { "worker" } else { "workers" };
+            return Verdict::Hopeless(format!("{count} {workers} lost within {window:?}"));
         }
         let trouble = tally.slots.entry(slot).or_default();
         trouble.strikes = if served < QUICK { trouble.strikes + 1 } else { 0 };
