@@ -35,6 +35,17 @@ pub(crate) struct Worker {
     theirs: OwnedFd,
     /// It sent something that is no message; said once.
     pub(crate) is_notorious: bool,
+    /// It cannot be spoken to any more and was killed for it.
+    pub(crate) is_expelled: bool,
+}
+
+/// What there is to hear from a worker.
+pub(crate) enum Heard {
+    Message(ToMaster),
+    Nothing,
+    /// It has shut the channel down, or sent an empty message, which says the same. Its death is
+    /// never heard here: the duplicate of its end keeps the channel open.
+    End,
 }
 
 /// What a worker is started with.
@@ -73,20 +84,21 @@ impl Worker {
         let ignore = IGNORED.to_vec();
         let process = Process::start(command, Preparation { keep, directory, identity, ignore })?;
         let channel = Sender::new(ours)?;
-        Ok(Worker { who, process, words, channel, theirs, is_notorious: false })
+        Ok(Worker { who, process, words, channel, theirs, is_notorious: false, is_expelled: false })
     }
 
-    /// The next message of the worker, if one is there. A descriptor that comes along is closed.
+    /// The next message of the worker. A descriptor that comes along is closed.
     ///
     /// # Errors
     /// Those of `recvmsg(2)`, or `InvalidData` for what is no message.
-    pub(crate) fn hear(&self) -> io::Result<Option<ToMaster>> {
+    pub(crate) fn hear(&self) -> io::Result<Heard> {
         let mut buffer = [0; LENGTH_MAX];
         match receive(self.channel.as_fd(), &mut buffer)? {
             Received::Message { len, .. } => ToMaster::decode(&buffer[..len])
-                .map(Some)
+                .map(Heard::Message)
                 .map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong.to_string())),
-            Received::Empty | Received::Closed => Ok(None),
+            Received::Empty => Ok(Heard::Nothing),
+            Received::Closed => Ok(Heard::End),
         }
     }
 

@@ -138,7 +138,9 @@ impl Daemon {
             (Some("Reload"), _) => self.obey_reload(id, call),
             (Some("Scale"), _) => Some(self.obey_scale(call)),
             (Some("Stop"), _) => {
-                self.answer(id, &Answer::default());
+                if !call.oneway {
+                    self.answer(id, &Answer::default());
+                }
                 return self.stop_by_client();
             }
             (Some("Upgrade"), _) => {

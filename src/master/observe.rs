@@ -7,7 +7,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SI
 
 use super::journal::Level;
 use super::{Daemon, Token};
-use crate::kinds::native::TakenBack;
+use crate::kinds::native::{Heard, TakenBack};
 use crate::supervisor::{Attention, ConnectionId, Event, ListenerId, Scale, WorkerId};
 use crate::sys::listen::{Accepted, accept, source_of};
 use crate::sys::process::{Ending, reap_strangers};
@@ -18,6 +18,14 @@ use crate::wire::scoreboard::STRIDE;
 const ACCEPT_BATCH: usize = 16;
 /// Messages read from one worker per turn.
 const MESSAGE_BATCH: usize = 64;
+
+/// Whether a worker has more to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hearing {
+    GoesOn,
+    Pauses,
+    Ended,
+}
 
 impl Daemon {
     /// Something is ready; what it was may be gone by now.
@@ -109,27 +117,45 @@ impl Daemon {
 
     fn observe_channel(&mut self, id: WorkerId) {
         for _ in 0..MESSAGE_BATCH {
-            if !self.hear_worker(id) {
-                return;
+            match self.hear_worker(id) {
+                Hearing::GoesOn => {}
+                Hearing::Pauses => return,
+                Hearing::Ended => return self.expel(id),
             }
         }
     }
 
-    /// Takes in one message of a worker. Whether there was one.
-    fn hear_worker(&mut self, id: WorkerId) -> bool {
-        let Some(worker) = self.workers.get(&id) else { return false };
+    /// Takes in one message of a worker, if one is there.
+    fn hear_worker(&mut self, id: WorkerId) -> Hearing {
+        let Some(worker) = self.workers.get(&id) else { return Hearing::Pauses };
         match worker.hear() {
-            Ok(None) => return false,
-            Ok(Some(message)) => self.heed(id, &message),
+            Ok(Heard::Nothing) => return Hearing::Pauses,
+            Ok(Heard::End) => return Hearing::Ended,
+            Ok(Heard::Message(message)) => self.heed(id, &message),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 self.complain(id, &format!("sent {error}"));
             }
             Err(error) => {
                 self.complain(id, &format!("cannot be heard: {error}"));
-                return false;
+                return Hearing::Pauses;
             }
         }
-        true
+        Hearing::GoesOn
+    }
+
+    /// A living worker whose channel has ended can be given nothing and told nothing.
+    fn expel(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if std::mem::replace(&mut worker.is_expelled, true) {
+            return;
+        }
+        let killed = worker.process.signal_group(Signal::SIGKILL);
+        let who = self.describe(id);
+        let text = match killed {
+            Ok(()) => format!("{who} has shut down its channel; it is killed"),
+            Err(error) => format!("{who} has shut down its channel and cannot be killed: {error}"),
+        };
+        self.say(Level::Error, text);
     }
 
     fn heed(&mut self, worker: WorkerId, message: &ToMaster) {
@@ -174,7 +200,7 @@ impl Daemon {
             Ok(Some(Ending::Signal(signal))) => format!("was killed by {signal}"),
             Err(error) => format!("is gone ({error})"),
         };
-        while self.hear_worker(id) {}
+        while let Hearing::GoesOn = self.hear_worker(id) {}
         let (rescued, _) = self.read_back(id, false);
         let who = self.describe(id);
         if let Some(worker) = self.workers.get(&id) {

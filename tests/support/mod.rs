@@ -324,3 +324,36 @@ fn follow(source: impl Read + Send + 'static, log: &Arc<Log>) {
         log.grown.notify_all();
     });
 }
+
+/// How many descriptors a process has open, once nothing comes and goes any more: the clients of
+/// a moment ago are closed when it gets to them.
+pub fn descriptors(pid: u32) -> usize {
+    let count = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let end = Instant::now() + PATIENCE;
+    let (mut last, mut since) = (count(), Instant::now());
+    while since.elapsed() < Duration::from_millis(100) {
+        assert!(Instant::now() < end, "the descriptors of {pid} never settle");
+        std::thread::sleep(Duration::from_millis(2));
+        let now = count();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    last
+}
+
+/// The memory of a process that is resident and its own, KiB.
+pub fn memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// How long a process has computed.
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit_once(") ").unwrap().1;
+    let ticks = fields.split(' ').skip(11).take(2).map(|it| it.parse::<u64>().unwrap());
+    // A tick is a hundredth of a second on every Linux.
+    Duration::from_millis(ticks.sum::<u64>() * 10)
+}

@@ -1,3 +1,5 @@
+//! A client against masters that answer, refuse, dawdle and vanish.
+
 use std::os::unix::net::UnixListener;
 use std::thread::{self, JoinHandle};
 

@@ -1,3 +1,5 @@
+//! What people see of a status, word for word.
+
 use super::*;
 use crate::wire::control::{LastReload, Rollout};
 
