@@ -382,8 +382,10 @@ mod tests {
                 Ok(())
             });
         }
-        if let Some(directory) = pinned.directory().unwrap() {
-            command.current_dir(format!("/proc/self/fd/{}", number_of(&directory)));
+        // Open until the child has run, which finds it by its number.
+        let directory = pinned.directory().unwrap();
+        if let Some(directory) = &directory {
+            command.current_dir(format!("/proc/self/fd/{}", number_of(directory)));
         }
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
