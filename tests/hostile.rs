@@ -173,8 +173,8 @@ fn retire(channel: Channel) {
 /// Every message comes with descriptors: one, as many as are read, and more.
 fn gifts(channel: Channel) {
     channel.say_ready(16);
-    let (read, _write) = std::io::pipe().unwrap();
-    let number = std::os::fd::AsRawFd::as_raw_fd(&read);
+    let (gift, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&gift);
     for _ in 0..200 {
         for count in [1, 2, 4, 5, 50] {
             channel.say_with(&[1, ROOM, 0, 0], &vec![number; count]);
