@@ -360,7 +360,6 @@ fn who_takes_nothing_is_replaced_and_its_clients_go_to_others() {
 }
 
 #[test]
-#[ignore = "a known weakness: who cannot be sent to stays the least loaded, and is tried again"]
 fn who_lies_about_what_it_took_does_not_take_the_service_with_it() {
     let mut cluster = serve("liar", "");
     // The good worker is busy, so the liar always seems to be the less loaded.

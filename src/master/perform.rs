@@ -115,10 +115,11 @@ impl Daemon {
             (Some(worker), Some(message)) => worker.channel.send(&message, client.as_fd()),
             _ => Err(nix::errno::Errno::EPIPE.into()),
         };
-        if sent.is_err() {
+        if let Err(error) = sent {
             // EAGAIN, ETOOMANYREFS, no memory: all pass, and the client waits here meanwhile.
+            let is_full = error.kind() == std::io::ErrorKind::WouldBlock;
             let connection = self.hold(listener, client);
-            self.report(Event::Returned { listener, connection, worker });
+            self.report(Event::Returned { listener, connection, worker, is_full });
         }
     }
 

@@ -97,6 +97,8 @@ pub enum Event {
         connection: ConnectionId,
         /// The worker that did not get it.
         worker: WorkerId,
+        /// This worker's queue is full, whatever it counted; else the system was out of something.
+        is_full: bool,
     },
     /// The system has no descriptors left for another connection.
     AcceptFailed {

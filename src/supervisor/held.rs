@@ -97,12 +97,15 @@ impl Supervisor {
         }
     }
 
-    /// A connection could not be sent: it goes first next time, after a rest.
+    /// A connection could not be sent: it goes first next time, after a rest; or to another worker
+    /// at once, where this one is `shunned`.
     pub(super) fn put_back(
         &mut self,
         id: WorkerId,
         entry: (ListenerId, ConnectionId),
+        shunned: bool,
         now: Instant,
+        board: &impl Board,
     ) {
         self.unsend(id, 1);
         let Some(pool) = self.roster.get(id).map(|worker| worker.who.pool) else {
@@ -118,7 +121,12 @@ impl Supervisor {
         // Several that fail together keep their order.
         desk.held.insert(desk.returned.min(desk.held.len()), entry);
         desk.returned += 1;
-        self.rest(home, now);
+        if shunned {
+            self.resume(home, now, board);
+            self.refresh_deadline();
+        } else {
+            self.rest(home, now);
+        }
     }
 
     /// Closes what is held when nobody will take it: of one listener, or all.

@@ -171,8 +171,9 @@ impl Supervisor {
             Event::TakenBack { worker, connections, pinged } => {
                 return self.take_back(worker, connections, pinged, now, board);
             }
-            Event::Returned { listener, connection, worker } => {
-                return self.put_back(worker, (listener, connection), now);
+            Event::Returned { listener, connection, worker, is_full } => {
+                let shunned = is_full && self.suspect(worker, now, board);
+                return self.put_back(worker, (listener, connection), shunned, now, board);
             }
             Event::AcceptFailed { listener } => {
                 if let Some(pool) = self.doors.get(&listener).map(|door| door.pool) {

@@ -48,7 +48,9 @@ impl Supervisor {
     fn check_worker(&mut self, id: WorkerId, now: Instant, board: &impl Board) -> bool {
         let Some(worker) = self.roster.get_mut(id) else { return false };
         let counts = board.counts(worker.who.pool, worker.seat);
-        if worker.untaken_messages(counts) == 0 {
+        let is_lying =
+            worker.stuck.is_some_and(|stuck| stuck.suspect && stuck.progress == counts.progress);
+        if worker.untaken_messages(counts) == 0 && !is_lying {
             worker.stuck = None;
             return false;
         }
@@ -75,6 +77,23 @@ impl Supervisor {
             }
             self.actions.push_back(Action::TakeBack { worker: id });
         }
+        true
+    }
+
+    /// Its queue is full, although by its own counters it has room: what waits there goes to
+    /// others, and it gets nothing more until it shows life. Whether there are others.
+    pub(super) fn suspect(&mut self, id: WorkerId, now: Instant, board: &impl Board) -> bool {
+        let have_others = self.have_others(id);
+        let Some(worker) = self.roster.get_mut(id).filter(|worker| worker.is_serving()) else {
+            return false;
+        };
+        if !have_others {
+            return false;
+        }
+        let progress = board.counts(worker.who.pool, worker.seat).progress;
+        worker.stuck = Some(Stuck { since: now, progress, suspect: true });
+        self.actions.push_back(Action::TakeBack { worker: id });
+        self.watch_progress(now);
         true
     }
 

@@ -86,6 +86,8 @@ pub struct Player {
     pub held: BTreeMap<ConnectionId, ListenerId>,
     /// Workers to whom nothing can be sent.
     pub broken: BTreeSet<WorkerId>,
+    /// Their queues are full.
+    pub full: BTreeSet<WorkerId>,
     pub said: String,
 }
 
@@ -105,6 +107,7 @@ impl Player {
             channels: BTreeMap::new(),
             held: BTreeMap::new(),
             broken: BTreeSet::new(),
+            full: BTreeSet::new(),
             said: String::new(),
         }
     }
@@ -171,6 +174,7 @@ impl Player {
             "drained" => self.tell(Event::Drained { worker }),
             "room" => self.tell(Event::Room { worker }),
             "breaks" => _ = self.broken.insert(worker),
+            "fills" => _ = (self.broken.insert(worker), self.full.insert(worker)),
             "mends" => _ = self.broken.remove(&worker),
             "take" => {
                 for _ in 0..rest.parse().unwrap_or(1) {
@@ -281,7 +285,8 @@ impl Player {
             if self.broken.contains(&worker) {
                 let connection = self.keep(listener);
                 _ = writeln!(self.said, "    ({worker} could not be sent {connection})");
-                self.tell(Event::Returned { listener, connection, worker });
+                let is_full = self.full.contains(&worker);
+                self.tell(Event::Returned { listener, connection, worker, is_full });
                 break;
             }
             self.channels.entry(worker).or_default().push_back(Message::Connection(listener));

@@ -299,7 +299,8 @@ impl World {
         };
         if !self.calm && self.dice.one_in(30) {
             self.failed_at = Some(self.now);
-            return Some(Event::Returned { listener, connection, worker });
+            let is_full = self.dice.one_in(3);
+            return Some(Event::Returned { listener, connection, worker, is_full });
         }
         self.held.remove(&connection);
         self.send(worker, listener, client);

@@ -66,7 +66,8 @@ impl Player {
             Action::Dispatch { worker, connection } => {
                 let listener = self.held[&connection];
                 if self.broken.contains(&worker) {
-                    return Some(Event::Returned { listener, connection, worker });
+                    let is_full = false;
+                    return Some(Event::Returned { listener, connection, worker, is_full });
                 }
                 self.held.remove(&connection);
                 let channel = self.channels.get_mut(&worker).unwrap();

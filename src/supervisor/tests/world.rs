@@ -136,7 +136,8 @@ impl World {
         if !self.calm && self.dice.one_in(60) {
             self.failed_at = Some(self.now);
             let connection = self.keep(id, client);
-            self.tell(Event::Returned { listener: id, connection, worker });
+            let is_full = self.dice.one_in(3);
+            self.tell(Event::Returned { listener: id, connection, worker, is_full });
         } else {
             self.say(|| format!("{client} of {id} goes to {worker}"));
             self.send(worker, id, client);
