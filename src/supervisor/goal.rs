@@ -240,6 +240,22 @@ impl PoolGoal {
         }
     }
 
+    /// A worker of this slot wants to be replaced. One that asks as soon as it serves is replaced
+    /// once a second at most.
+    pub(super) fn note_due(
+        &mut self,
+        generation: Generation,
+        slot: Slot,
+        since: Instant,
+        now: Instant,
+    ) {
+        if since + QUICK > now {
+            let tally = self.tallies.entry(generation).or_default();
+            let trouble = tally.slots.entry(slot).or_default();
+            trouble.not_before = trouble.not_before.max(Some(since + QUICK));
+        }
+    }
+
     pub(super) fn note_ready(&mut self, generation: Generation, slot: Slot) {
         let tally = self.tallies.entry(generation).or_default();
         tally.slots.entry(slot).or_default().failed = 0;

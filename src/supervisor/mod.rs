@@ -52,7 +52,7 @@ use chance::Chance;
 use dispatch::Desk;
 use doors::Door;
 use goal::Goal;
-use roster::Roster;
+use roster::{Phase, Roster};
 
 /// What a worker counted. Untrusted: the mind bounds it before use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,11 +157,7 @@ impl Supervisor {
             }
             Event::Unfit { worker, why } => self.dismiss(worker, why, now),
             Event::Ready { worker, limit } => self.promote(worker, limit, now),
-            Event::RetireRequested { worker } => {
-                if let Some(worker) = self.roster.get_mut(worker) {
-                    worker.due = true;
-                }
-            }
+            Event::RetireRequested { worker } => self.note_due(worker, now),
             Event::Drained { worker } => self.roster.note_drained(worker, now),
             Event::Exited { worker, how, rescued } => {
                 self.bury(worker, &how, rescued, now, board);
@@ -279,6 +275,16 @@ impl Supervisor {
             self.actions.push_back(Action::Reply { wish, outcome });
         }
         self.actions.push_back(Action::Sweep);
+    }
+
+    fn note_due(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.roster.get_mut(id) else { return };
+        worker.due = true;
+        let who = worker.who;
+        let Phase::Serving { since } = worker.phase() else { return };
+        if let Some(goal) = self.goal.pools.get_mut(&who.pool) {
+            goal.note_due(who.generation, who.slot, since, now);
+        }
     }
 
     fn promote(&mut self, id: WorkerId, limit: u32, now: Instant) {
