@@ -10,7 +10,7 @@ use super::journal::Level;
 use super::prepare::Prepared;
 use super::{Daemon, Token, Wish};
 use crate::config::{Config, MOST_WORKERS};
-use crate::supervisor::{Event, PoolId, Scale, WishId};
+use crate::supervisor::{Event, PoolId, Progress, Scale, WishId};
 use crate::wire::control::{
     Answer, Call, DESCRIPTION, INTERFACE, ReloadParameters, ReloadResults, ScaleParameters,
 };
@@ -20,6 +20,13 @@ const CONTROL_REST: Duration = Duration::from_secs(1);
 
 impl Daemon {
     pub(super) fn observe_control(&mut self) {
+        let awaits = |id| {
+            let mut clients = self.wishes.values().filter_map(|wish| wish.client);
+            clients.any(|(client, _)| client == id)
+        };
+        if let Some(id) = self.control.as_ref().and_then(|control| control.surplus(awaits)) {
+            self.forget_client(id);
+        }
         let accepted = self.control.as_mut().map(super::control::Control::accept);
         let result = match accepted {
             Some(Ok(Some(id))) => self.watch_client(id),
@@ -321,13 +328,18 @@ impl Daemon {
         if waiting.is_empty() {
             return;
         }
-        let progress = self.supervisor.progress();
+        // With the last slot the rollout is over before its line is written.
+        let progress = self.supervisor.progress().or_else(|| {
+            let last = self.last_progress.take()?;
+            Some(Progress { done: last.total, ..last })
+        });
         let results = ReloadResults {
             message: message.to_owned(),
             generation: progress.as_ref().map(|progress| progress.generation.0),
             done: progress.as_ref().map(|progress| progress.done),
             total: progress.as_ref().map(|progress| progress.total),
         };
+        self.last_progress = progress;
         let answer = Answer { continues: true, ..Answer::results(&results) };
         for client in waiting {
             self.answer(client, &answer);

@@ -14,7 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::wire::control::{Answer, CALL_MAX, Call, encode};
 
-/// Clients at once; beyond that new ones are closed.
+/// Clients at once; beyond that idle ones are closed.
 const CLIENTS_MAX: usize = 128;
 /// Bytes of answers that a client may leave unread.
 const UNREAD_MAX: usize = 4 * 1024 * 1024;
@@ -88,6 +88,13 @@ impl Control {
         &self.listener
     }
 
+    /// Who is to go when there are too many: the one that has been there longest and `awaits`
+    /// nothing. Otherwise idle clients could lock an administrator out.
+    pub(crate) fn surplus(&self, awaits: impl Fn(u64) -> bool) -> Option<u64> {
+        let is_full = self.clients.len() >= CLIENTS_MAX;
+        self.clients.keys().copied().find(|&id| is_full && !awaits(id))
+    }
+
     /// Accepts a client, if one waits: the number under which to watch it.
     ///
     /// # Errors
@@ -98,9 +105,6 @@ impl Control {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         };
-        if self.clients.len() >= CLIENTS_MAX {
-            return Ok(None);
-        }
         stream.set_nonblocking(true)?;
         let peer = getsockopt(&stream, PeerCredentials)?.uid();
         let is_trusted = peer == 0 || peer == nix::unistd::geteuid().as_raw();

@@ -47,7 +47,7 @@ pub use api::Master;
 
 use crate::config::{Config, Problems};
 use crate::kinds::native::Worker;
-use crate::supervisor::{ConnectionId, ListenerId, Supervisor, WishId, WorkerId};
+use crate::supervisor::{ConnectionId, ListenerId, Progress, Supervisor, WishId, WorkerId};
 use crate::sys::poller::Poller;
 use boards::Boards;
 use control::Control;
@@ -167,6 +167,8 @@ pub(crate) struct Daemon {
     is_news: bool,
     warnings: Vec<String>,
     last_reload: Option<Outcome>,
+    /// What those who wait for a reload were told last.
+    last_progress: Option<Progress>,
     on_give_up: Option<OnGiveUp>,
     greeting: Option<Box<dyn FnOnce()>>,
     is_subreaper: bool,
@@ -247,6 +249,7 @@ impl Daemon {
             is_news: true,
             warnings: Vec::new(),
             last_reload: None,
+            last_progress: None,
             on_give_up: options.on_give_up,
             greeting: options.greeting,
             is_subreaper: false,

@@ -18,6 +18,8 @@ use crate::wire::scoreboard::STRIDE;
 const ACCEPT_BATCH: usize = 16;
 /// Messages read from one worker per turn.
 const MESSAGE_BATCH: usize = 64;
+/// Messages read from a dead worker: more than a channel holds.
+const LAST_WORDS: usize = 1024;
 
 /// Whether a worker has more to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +202,11 @@ impl Daemon {
             Ok(Some(Ending::Signal(signal))) => format!("was killed by {signal}"),
             Err(error) => format!("is gone ({error})"),
         };
-        while let Hearing::GoesOn = self.hear_worker(id) {}
+        // All its messages are there; what comes after that many comes from somebody who kept its
+        // end of the channel.
+        for _ in 0..LAST_WORDS {
+            let Hearing::GoesOn = self.hear_worker(id) else { break };
+        }
         let (rescued, _) = self.read_back(id, false);
         let who = self.describe(id);
         if let Some(worker) = self.workers.get(&id) {
