@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use peers::load::{Load, Tally};
+use peers::load::{Load, PATIENCE, Tally};
 use peers::roster::{PEERS, Peer};
 use peers::server::{self, Server};
 
@@ -204,9 +204,11 @@ fn describe(arguments: &Arguments) -> String {
     format!(
         "{cpus} CPUs ({model}), Linux {}; {} s for each server, 2 workers, {reloads}; {RATE} new \
          connections per second with one request each, and {KEPT} kept ones with a request every \
-         {} ms, over loopback.",
+         {} ms, over loopback. Failed: not wholly answered within {} s. Closed: while no request \
+         was under way, or announced with an answer.",
         kernel.trim(),
         arguments.seconds,
         KEPT_GAP.as_millis(),
+        PATIENCE.as_secs(),
     )
 }
