@@ -347,7 +347,9 @@ fn a_rollback_is_told_and_fails() {
             messages.push(answer.parameters["message"].as_str().unwrap().to_owned());
         };
         assert_eq!(last.error.as_deref(), Some("io.rcluster.Failed"));
-        assert!(outcome(&last).unwrap_err().starts_with("rolled back: web/1: exited with status 1"));
+        assert!(
+            outcome(&last).unwrap_err().starts_with("rolled back: web/1: exited with status 1")
+        );
         assert!(messages.iter().any(|it| it.contains("is rolled back")), "{messages:?}");
         cluster.configure(&web(""));
     });
