@@ -10,11 +10,12 @@
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Lines that wait for the writer at most.
 const QUEUE: usize = 1024;
+/// How long the last lines may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How much a line matters: syslog's levels, as far as they are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +47,8 @@ struct Line {
 pub(crate) struct Journal {
     queue: Option<SyncSender<Line>>,
     dropped: u64,
-    writer: Option<JoinHandle<()>>,
+    /// Says when the writer has written everything.
+    done: Option<Receiver<()>>,
 }
 
 impl Journal {
@@ -60,10 +62,13 @@ impl Journal {
             Style::Plain
         };
         let (queue, lines) = sync_channel(QUEUE);
-        let writer = std::thread::Builder::new()
-            .name("log".into())
-            .spawn(move || write_lines(&lines, style))?;
-        Ok(Journal { queue: Some(queue), dropped: 0, writer: Some(writer) })
+        let (finished, done) = sync_channel(1);
+        std::thread::Builder::new().name("log".into()).spawn(move || {
+            write_lines(&lines, style);
+            // Nobody waits for it any more, where this fails.
+            let _ = finished.send(());
+        })?;
+        Ok(Journal { queue: Some(queue), dropped: 0, done: Some(done) })
     }
 
     /// Writes a line, some time soon.
@@ -91,11 +96,12 @@ impl Journal {
 }
 
 impl Drop for Journal {
-    /// Waits until everything that was said is written.
+    /// Waits until everything that was said is written, but not for ever: a reader who does not
+    /// read must not keep the service from ending.
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
+        if let Some(done) = self.done.take() {
+            let _ = done.recv_timeout(LAST_LINES);
         }
     }
 }
@@ -146,7 +152,7 @@ mod tests {
     #[test]
     fn what_the_writer_cannot_take_is_dropped_and_counted() {
         let (queue, lines) = sync_channel(2);
-        let mut journal = Journal { queue: Some(queue), dropped: 0, writer: None };
+        let mut journal = Journal { queue: Some(queue), dropped: 0, done: None };
         for _ in 0..5 {
             journal.say(Level::Info, "x");
         }

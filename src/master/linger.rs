@@ -10,6 +10,9 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+/// Reads per turn: one client's flood must not hold up the others.
+const READS: usize = 16;
+
 /// How long a client may take to close.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -53,13 +56,14 @@ impl Lingering {
     pub(crate) fn hear(&mut self, id: u64) -> bool {
         let Some(client) = self.clients.get_mut(&id) else { return true };
         let mut waste = [0; 4096];
-        loop {
+        for _ in 0..READS {
             match client.stream.read(&mut waste) {
                 Ok(0) => return true,
                 Ok(_) => {}
                 Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
             }
         }
+        false
     }
 
     /// Closes a client.

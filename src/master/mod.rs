@@ -172,6 +172,8 @@ pub(crate) struct Daemon {
     on_give_up: Option<OnGiveUp>,
     greeting: Option<Box<dyn FnOnce()>>,
     is_subreaper: bool,
+    /// A terminal controlled this process when it started: SIGHUP means that it was closed.
+    has_terminal: bool,
     was_told_to_stop: bool,
     /// Orders are being carried out.
     is_performing: bool,
@@ -197,12 +199,24 @@ pub fn run(options: Options) -> Result<(), Error> {
     Ok(daemon.serve()?)
 }
 
+/// Whether this process was started with the signal ignored, as `nohup` does it.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
 fn catch_signals() -> std::io::Result<Signals> {
-    // A careless parent may have left them blocked.
-    SigSet::all().thread_unblock()?;
     let (read, write) = UnixStream::pair()?;
-    let all = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2];
-    SignalDelivery::with_pipe(read, write, SignalOnly, all)
+    let mut all = vec![SIGCHLD, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2];
+    if !is_ignored(SIGHUP) {
+        all.push(SIGHUP);
+    }
+    let signals = SignalDelivery::with_pipe(read, write, SignalOnly, all)?;
+    // A careless parent may have left them blocked; now that the handlers stand, they may come.
+    SigSet::all().thread_unblock()?;
+    Ok(signals)
 }
 
 impl Daemon {
@@ -244,7 +258,7 @@ impl Daemon {
             source: options.source,
             config,
             journal: Journal::start().map_err(|error| fail("the log thread", error))?,
-            notify: Notify::from_env(),
+            notify: Notify::from_env()?,
             watchdog_at: None,
             is_news: true,
             warnings: Vec::new(),
@@ -253,6 +267,8 @@ impl Daemon {
             on_give_up: options.on_give_up,
             greeting: options.greeting,
             is_subreaper: false,
+            // The kernel takes it away before it sends SIGHUP, so it is asked for now.
+            has_terminal: std::fs::File::open("/dev/tty").is_ok(),
             was_told_to_stop: false,
             is_performing: false,
             started: now,
@@ -325,11 +341,16 @@ impl Daemon {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let control = self.control_rests_until;
-        [self.supervisor.poll_timeout(), self.lingering.deadline(), self.watchdog_at, control]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.supervisor.poll_timeout(),
+            self.lingering.deadline(),
+            self.watchdog_at,
+            self.control_rests_until,
+            self.notify.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// What is due by the clock and no business of the mind.
@@ -338,6 +359,7 @@ impl Daemon {
             self.close_lingering(id);
         }
         self.resume_control();
+        self.notify.retry(self.now);
         if let (Some(at), Some(interval)) = (self.watchdog_at, self.notify.watchdog) {
             if at <= self.now {
                 self.notify.alive();
@@ -350,7 +372,7 @@ impl Daemon {
     fn publish(&mut self) {
         if std::mem::take(&mut self.is_news) {
             let summary = self.summary();
-            self.notify.status(&summary);
+            self.notify.status(&summary, self.now);
         }
         if let Some(failure) = self.notify.take_failure() {
             self.say(Level::Warning, failure);

@@ -109,7 +109,7 @@ impl Daemon {
                 }
                 Err(error) => {
                     let name = listener.name.clone();
-                    self.say(Level::Error, format!("listener {name} cannot accept: {error}"));
+                    self.say_once(format!("listener {name} cannot accept: {error}"));
                     self.report(Event::AcceptFailed { listener: id });
                     return None;
                 }
@@ -262,7 +262,7 @@ impl Daemon {
         for signal in signals {
             match signal {
                 SIGUSR1 => self.reload_by_signal("SIGUSR1"),
-                SIGHUP if has_terminal() => self.stop_by_signal("SIGHUP"),
+                SIGHUP if self.has_terminal => self.stop_by_signal("SIGHUP"),
                 SIGHUP => self.reload_by_signal("SIGHUP"),
                 SIGTERM => self.stop_by_signal("SIGTERM"),
                 SIGINT => self.stop_by_signal("SIGINT"),
@@ -303,9 +303,4 @@ impl Daemon {
         let count = self.workers.len();
         self.ended = Some(Err(format!("{name} came twice: {count} workers were killed")));
     }
-}
-
-/// Whether a terminal controls this process: then SIGHUP means that it was closed.
-fn has_terminal() -> bool {
-    std::fs::File::open("/dev/tty").is_ok()
 }

@@ -231,13 +231,13 @@ impl Daemon {
     fn announce(&mut self, announcement: Announcement) {
         match announcement {
             Announcement::Ready => {
-                self.notify.ready();
+                self.notify.ready(self.now);
                 if let Some(greet) = self.greeting.take() {
                     greet();
                 }
             }
-            Announcement::Reloading => self.notify.reloading(),
-            Announcement::Stopping => self.notify.stopping(),
+            Announcement::Reloading => self.notify.reloading(self.now),
+            Announcement::Stopping => self.notify.stopping(self.now),
         }
         self.is_news = true;
     }

@@ -188,11 +188,19 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
             Ok(Accepted::Exhausted(error))
         }
-        Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::EFAULT) => {
-            Err(error)
-        }
         // accept(2): errors that are already pending on the new connection are passed on here.
-        _ => Ok(Accepted::Gone),
+        Some(
+            libc::ECONNABORTED
+            | libc::EINTR
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::ENETDOWN
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::EHOSTUNREACH
+            | libc::ENONET,
+        ) => Ok(Accepted::Gone),
+        _ => Err(error),
     }
 }
 
