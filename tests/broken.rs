@@ -228,3 +228,44 @@ fn clients_nobody_can_take_get_the_configured_answer_whole() {
     assert!(cluster.get("/pid").is_ok(), "and then there is room again");
     assert_eq!(cluster.status().pools[0].refused, 20);
 }
+
+#[test]
+fn a_new_release_is_rolled_out_even_if_only_workers_changed_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let release = |name: &str| {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("app");
+        std::fs::write(&path, format!("#!/bin/sh\nexec {} demo-worker http\n", support::RCLUSTER))
+            .unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        folder
+    };
+    let current = folder.path().join("current");
+    std::os::unix::fs::symlink(release("1"), &current).unwrap();
+    let command = format!("\"{}/app\"", current.display());
+    let config = pool("web", &command, "\"127.0.0.1:{port}\"", "");
+    let cluster = Cluster::serve(&config);
+    std::fs::remove_file(&current).unwrap();
+    std::os::unix::fs::symlink(release("2"), &current).unwrap();
+    cluster.configure(&config.replace("workers = 2", "workers = 3"));
+    assert_eq!(cluster.reload().unwrap(), "reloaded: generation 2 serves");
+    assert_eq!(cluster.pids("web").len(), 3);
+}
+
+#[test]
+fn a_rolled_back_reload_leaves_the_old_answer_in_force() {
+    let answer = "HTTP/1.1 503 Busy\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n";
+    let busy = format!("unavailable = \"{answer}\"\nunavailable-after = \"50ms\"");
+    let cluster = Cluster::serve(&web(&format!("max-connections = 1\n{busy}")));
+    cluster.configure(&pool("web", "\"/bin/false\"", "\"127.0.0.1:{port}\"", ""));
+    assert!(cluster.reload().is_err());
+    let port = cluster.port;
+    let busy: Vec<_> =
+        (0..2).map(|_| std::thread::spawn(move || support::get(port, "/sleep/1500"))).collect();
+    while cluster.status().pools[0].in_hand < 2 {}
+    assert!(cluster.get("/pid").unwrap_err().to_string().contains("503 Busy"));
+    for thread in busy {
+        assert!(thread.join().unwrap().is_ok());
+    }
+}

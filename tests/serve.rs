@@ -239,3 +239,14 @@ fn workers_see_what_they_should_and_nothing_else() {
     cluster.signal("USR1");
     cluster.wait_for("generation 2 serves");
 }
+
+#[test]
+fn a_socket_file_that_another_has_taken_is_not_removed() {
+    let mut cluster = Cluster::serve(&pool("web", HTTP, "\"{folder}/app.sock\"", ""));
+    let path = cluster.path("app.sock");
+    std::fs::remove_file(&path).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    cluster.signal("TERM");
+    cluster.wait_end();
+    assert!(path.exists());
+}

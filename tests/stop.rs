@@ -121,3 +121,36 @@ fn a_stop_during_a_reload_tells_the_caller() {
     assert_eq!(refusal, "the service is stopping");
     assert_eq!(cluster.wait_end().code(), Some(0));
 }
+
+#[test]
+fn a_log_that_nobody_reads_cannot_hold_up_the_end() {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let (_reader, writer) = nix::unistd::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while nix::unistd::write(&writer, &[b'x'; 4096]).is_ok() {}
+    while nix::unistd::write(&writer, b"x").is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control");
+    let mut child = std::process::Command::new(support::RCLUSTER)
+        .args(["run", "--listen", &format!("127.0.0.1:{}", support::free_port()), "--control"])
+        .arg(&control)
+        .args(["--workers", "1", "--", support::RCLUSTER, "demo-worker", "http"])
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    while std::os::unix::net::UnixStream::connect(&control).is_err() {}
+    signal(child.id(), "TERM");
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begin.elapsed() > Duration::from_secs(10) {
+            child.kill().unwrap();
+            panic!("it never ended");
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(status.code(), Some(0));
+}

@@ -1,5 +1,6 @@
 //! The verbs that run something: the daemon, the demo and the built-in workers.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use crate::config::{Config, Listen, Pool, Problems};
@@ -50,6 +51,10 @@ fn tell_all(problems: &Problems) -> Failure {
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("rcluster-demo-{}", std::process::id()));
     let control = folder.join("control");
+    // Ours alone: the name can be guessed, so what is there already is not taken.
+    std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|error| {
+        Failure::Master(format!("the demo's folder {} cannot be made: {error}", folder.display()))
+    })?;
     let pools = vec![
         demo_pool("http", 1, &[33749])?,
         demo_pool("echo", 2, &[8080])?,

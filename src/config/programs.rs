@@ -29,6 +29,8 @@ impl Config {
             }
             if let Some(group) = &pool.group {
                 check.tell("group", check_group(group));
+            } else if let Some(user) = &pool.user {
+                check.tell("user", check_has_group(user));
             }
             for group in &pool.supplementary_groups {
                 check.tell("supplementary-groups", check_group(group));
@@ -115,6 +117,18 @@ fn check_user(name: &str) -> Result<(), Mistake> {
         Err(cause) => Err(Mistake::new(
             format!("the user {} cannot be looked up: {}", quote(name), cause.desc()),
             "write the user's number",
+        )),
+    }
+}
+
+/// A number without an account has no group of its own.
+fn check_has_group(name: &str) -> Result<(), Mistake> {
+    let Ok(number) = name.parse::<u32>() else { return Ok(()) };
+    match User::from_uid(nix::unistd::Uid::from_raw(number)) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) | Err(_) => Err(Mistake::new(
+            format!("the user {} is in no account database", quote(name)),
+            "give a group, too",
         )),
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Worker {
     pub(crate) is_notorious: bool,
     /// It cannot be spoken to any more and was killed for it.
     pub(crate) is_expelled: bool,
+    /// It is reaped: its number may mean another process.
+    pub(crate) is_reaped: bool,
 }
 
 /// What there is to hear from a worker.
@@ -84,7 +86,8 @@ impl Worker {
         let ignore = IGNORED.to_vec();
         let process = Process::start(command, Preparation { keep, directory, identity, ignore })?;
         let channel = Sender::new(ours)?;
-        Ok(Worker { who, process, words, channel, theirs, is_notorious: false, is_expelled: false })
+        let (is_notorious, is_expelled, is_reaped) = (false, false, false);
+        Ok(Worker { who, process, words, channel, theirs, is_notorious, is_expelled, is_reaped })
     }
 
     /// The next message of the worker. A descriptor that comes along is closed.

@@ -21,6 +21,11 @@ pub(crate) fn identity(pool: &Pool) -> Result<Option<Identity>, String> {
             Some(user) => (user.uid, user.gid, std::ffi::CString::new(user.name).ok()),
             None => {
                 let number = text.parse().map_err(|_| format!("there is no user {text}"))?;
+                if pool.group.is_none() {
+                    return Err(format!(
+                        "user {text} is in no account database: give a group, too"
+                    ));
+                }
                 (Uid::from_raw(number), nix::unistd::getgid(), None)
             }
         },
@@ -42,7 +47,38 @@ pub(crate) fn identity(pool: &Pool) -> Result<Option<Identity>, String> {
     }
     groups.sort_unstable();
     groups.dedup();
-    Ok(Some(Identity { user: user.as_raw(), group: group.as_raw(), groups }))
+    let wanted = Identity { user: user.as_raw(), group: group.as_raw(), groups };
+    if wanted == own() {
+        return Ok(None);
+    }
+    if !may_change_identity() {
+        let who = pool.user.as_deref().or(pool.group.as_deref()).unwrap_or("of another group");
+        return Err(format!(
+            "workers as {who} need a privileged master: run it as root, or give it CAP_SETUID and \
+             CAP_SETGID"
+        ));
+    }
+    Ok(Some(wanted))
+}
+
+/// Who this process is.
+fn own() -> Identity {
+    let (user, group) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let mut groups: Vec<u32> =
+        nix::unistd::getgroups().unwrap_or_default().into_iter().map(Gid::as_raw).collect();
+    groups.push(group);
+    groups.sort_unstable();
+    groups.dedup();
+    Identity { user, group, groups }
+}
+
+/// Whether this process has CAP_SETGID (6) and CAP_SETUID (7): capabilities(7), proc_pid_status(5).
+fn may_change_identity() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Where that cannot be known, the attempt will tell.
+    mask.is_none_or(|mask| mask & 0xc0 == 0xc0)
 }
 
 fn find_user(text: &str) -> Result<Option<User>, String> {

@@ -224,7 +224,9 @@ impl Daemon {
 
     pub(super) fn scale_all(&mut self, scale: Scale) {
         for pool in self.active_pools() {
-            self.report(Event::ScaleRequested { pool, scale });
+            if scale != Scale::More || self.size_of(pool) < MOST_WORKERS {
+                self.report(Event::ScaleRequested { pool, scale });
+            }
         }
     }
 
@@ -254,7 +256,11 @@ impl Daemon {
         let config = config.inspect_err(|why| self.note_outcome(false, why.clone()))?;
         let status = self.supervisor.status(self.now, &self.boards);
         let is_settled = status.progress.is_none() && !status.is_reload_waiting;
-        if names.is_empty() && is_settled && self.config.differs_only_in_workers(&config) {
+        let is_same = is_settled
+            && !self.must_roll
+            && self.config.differs_only_in_workers(&config)
+            && config.pools.iter().all(|pool| self.editions.is_as_settled(pool));
+        if names.is_empty() && is_same {
             return Ok(Some(self.resize(config)));
         }
         let active: Vec<PoolId> = status.pools.iter().map(|pool| pool.pool).collect();
@@ -265,7 +271,8 @@ impl Daemon {
         if config.master != self.config.master {
             self.say(Level::Warning, "what changed in [master] holds from the next start on");
         }
-        let wish = Wish { client, config: Arc::new(config), names: names.to_vec() };
+        let (config, names) = (Arc::new(config), names.to_vec());
+        let wish = Wish { client, config, names, edition: prepared.edition };
         self.wish(wish, prepared);
         Ok(None)
     }
@@ -291,23 +298,40 @@ impl Daemon {
             let workers = pool.policy.workers;
             if let (Some(id), Some(before)) = (self.editions.id(&pool.name), before) {
                 if before != workers {
-                    changes.push(format!("{} from {before} to {workers}", pool.name));
                     self.report(Event::Resized { pool: id, workers });
+                    let size = self.size_of(id);
+                    let kept = if size == workers {
+                        String::new()
+                    } else {
+                        format!(" (but `rcluster scale` holds it at {size})")
+                    };
+                    changes.push(format!("{} from {before} to {workers}{kept}", pool.name));
                 }
             }
         }
         self.config = config;
         let message = format!(
-            "resized {} workers; nothing else has changed in the configuration, so no worker was \
-             replaced: reload once more to replace them",
+            "resized {}; nothing else has changed, so no worker was replaced: reload once more to \
+             replace them",
             changes.join(", ")
         );
         self.note_outcome(true, message.clone());
         message
     }
 
+    fn size_of(&self, pool: PoolId) -> u32 {
+        let status = self.supervisor.status(self.now, &self.boards);
+        status.pools.iter().find(|it| it.pool == pool).map_or(0, |it| it.size)
+    }
+
     /// A fulfilled wish's configuration is the one that later ones are compared with.
     pub(super) fn adopt(&mut self, wish: &Wish) {
+        self.must_roll = false;
+        self.editions.settle(wish.edition);
+        let is_named = |name: &String| wish.names.is_empty() || wish.names.contains(name);
+        for pool in wish.config.pools.iter().filter(|pool| is_named(&pool.name)) {
+            self.listeners.configure_all(pool);
+        }
         if wish.names.is_empty() {
             self.config = (*wish.config).clone();
             return;

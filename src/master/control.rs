@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
+use crate::sys::listen::is_listening;
 use crate::wire::control::{Answer, CALL_MAX, Call, encode};
 
 /// Clients at once; beyond that idle ones are closed.
@@ -60,7 +61,7 @@ impl Control {
             std::fs::create_dir_all(folder).map_err(|error| fail("cannot be made", &error))?;
         }
         if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
-            if UnixStream::connect(path).is_ok() {
+            if is_listening(path) {
                 return Err(format!(
                     "control socket {} is in use: another rcluster is running; stop it, or give \
                      another path with --control",

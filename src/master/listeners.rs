@@ -6,14 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::inherit::{Inheritance, Inherited};
 use super::pin::plain;
 use crate::config::{Address, Listen, Pool};
 use crate::supervisor::{Attention, Balance, ListenerId};
-use crate::sys::listen::{Local, listen_abstract, listen_port, listen_tcp, listen_unix, local};
+use crate::sys::listen::{Local, listen_abstract, listen_port, listen_tcp, listen_unix};
 use crate::wire::message::ToWorker;
 
 /// A listening socket.
@@ -38,7 +39,29 @@ enum Origin {
     /// systemd holds it, too; it outlives us. With its own name and place, to be put back.
     Inherited(Option<String>, Local),
     /// Ours alone; with the file to remove.
-    Bound(Option<PathBuf>),
+    Bound(Option<SocketFile>),
+}
+
+/// A socket's file, by which it is known even if another takes its name.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> Option<SocketFile> {
+        let found = path.symlink_metadata().ok()?;
+        Some(SocketFile { path: path.to_owned(), device_and_inode: (found.dev(), found.ino()) })
+    }
+
+    /// Removes it, unless somebody has bound the path anew.
+    fn remove(&self) {
+        let now = SocketFile::of(&self.path).map(|file| file.device_and_inode);
+        if now == Some(self.device_and_inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Listener {
@@ -140,7 +163,7 @@ impl Listeners {
             format!("pool {} cannot listen on {}: {why}{remedy}", pool.name, entry.text)
         })?;
         let file = match address {
-            Address::Unix(path) => Some(path.clone()),
+            Address::Unix(path) => SocketFile::of(path),
             Address::Tcp(_) | Address::Port(_) | Address::Abstract(_) => None,
         };
         Ok(vec![self.insert(entry, socket, Origin::Bound(file))])
@@ -158,7 +181,14 @@ impl Listeners {
         id
     }
 
-    /// What the pool's configuration says about its listeners holds from now on.
+    /// What the pool's configuration says about all its listeners holds from now on.
+    pub(crate) fn configure_all(&mut self, pool: &Pool) {
+        let ids: Vec<ListenerId> =
+            pool.listen.iter().flat_map(|entry| self.all_named(&entry.text)).collect();
+        self.configure(&ids, pool);
+    }
+
+    /// What the pool's configuration says about these listeners holds from now on.
     pub(crate) fn configure(&mut self, ids: &[ListenerId], pool: &Pool) {
         let answer: Option<Arc<[u8]>> = pool.answer.as_deref().map(Arc::from);
         for id in ids {
@@ -176,12 +206,7 @@ impl Listeners {
             Origin::Inherited(name, local) => {
                 self.inheritance.put_back(Inherited { name, socket: listener.socket, local });
             }
-            Origin::Bound(Some(file)) => {
-                // Only while it is ours: somebody may have bound the path anew.
-                if local(listener.socket.as_fd()) == Local::Unix(file.clone()) {
-                    let _ = std::fs::remove_file(file);
-                }
-            }
+            Origin::Bound(Some(file)) => file.remove(),
             Origin::Bound(None) => {}
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! observe, perform     the two halves            commands          what is commanded
-//! inherit, listeners   sockets, by name          token             what a readable descriptor is
+//! inherit, listeners   sockets, by name          token, signals    what a readable descriptor is
 //! prepare              a configuration → a wish  control           who may command
 //! pin, accounts        what a generation runs    boards            scoreboards for the mind
 //! linger, diagnose     whom nobody takes, what hangs
@@ -29,25 +29,22 @@ mod pin;
 mod prepare;
 mod record;
 mod report;
+mod signals;
 mod token;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-
-use nix::sys::signal::SigSet;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
-use signal_hook::iterator::backend::SignalDelivery;
-use signal_hook::iterator::exfiltrator::SignalOnly;
 
 pub use api::Master;
 
 use crate::config::{Config, Problems};
 use crate::kinds::native::Worker;
-use crate::supervisor::{ConnectionId, ListenerId, Progress, Supervisor, WishId, WorkerId};
+use crate::supervisor::{
+    ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
+};
 use crate::sys::poller::Poller;
 use boards::Boards;
 use control::Control;
@@ -57,6 +54,7 @@ use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
 use prepare::Editions;
+use signals::Signals;
 use token::Token;
 
 /// Where the configuration comes from, now and at every reload.
@@ -122,8 +120,6 @@ pub struct Options {
     pub greeting: Option<Box<dyn FnOnce()>>,
 }
 
-type Signals = SignalDelivery<UnixStream, SignalOnly>;
-
 /// How the master ends.
 type Ending = Result<(), String>;
 
@@ -133,6 +129,7 @@ struct Wish {
     client: Option<(u64, bool)>,
     config: Arc<Config>,
     names: Vec<String>,
+    edition: Edition,
 }
 
 struct Outcome {
@@ -160,6 +157,8 @@ pub(crate) struct Daemon {
     source: Source,
     /// What the settled pools were configured with.
     config: Config,
+    /// Something went back or gave up since: what runs may not be what is configured.
+    must_roll: bool,
     journal: Journal,
     notify: Notify,
     watchdog_at: Option<Instant>,
@@ -191,32 +190,12 @@ pub(crate) struct Daemon {
 /// It could not start, or no pool can be served any more.
 pub fn run(options: Options) -> Result<(), Error> {
     // The handlers stand before anything else: until then SIGUSR1 would end the process.
-    let signals = catch_signals().map_err(|error| format!("signals cannot be caught: {error}"))?;
+    let signals = signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let inheritance = Inheritance::take()?;
     let config = options.source.load().map_err(Error::Configuration)?;
     let mut daemon = Daemon::new(options, config, signals, inheritance)?;
     daemon.boot()?;
     Ok(daemon.serve()?)
-}
-
-/// Whether this process was started with the signal ignored, as `nohup` does it.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
-}
-
-fn catch_signals() -> std::io::Result<Signals> {
-    let (read, write) = UnixStream::pair()?;
-    let mut all = vec![SIGCHLD, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2];
-    if !is_ignored(SIGHUP) {
-        all.push(SIGHUP);
-    }
-    let signals = SignalDelivery::with_pipe(read, write, SignalOnly, all)?;
-    // A careless parent may have left them blocked; now that the handlers stand, they may come.
-    SigSet::all().thread_unblock()?;
-    Ok(signals)
 }
 
 impl Daemon {
@@ -257,6 +236,7 @@ impl Daemon {
             last_wish: 0,
             source: options.source,
             config,
+            must_roll: false,
             journal: Journal::start().map_err(|error| fail("the log thread", error))?,
             notify: Notify::from_env()?,
             watchdog_at: None,
@@ -301,7 +281,8 @@ impl Daemon {
         self.watch_own()?;
         let config = Arc::new(self.config.clone());
         let prepared = self.editions.prepare(&config, &[], &[], &mut self.listeners)?;
-        self.wish(Wish { client: None, config, names: Vec::new() }, prepared);
+        let edition = prepared.edition;
+        self.wish(Wish { client: None, config, names: Vec::new(), edition }, prepared);
         Ok(())
     }
 

@@ -48,7 +48,8 @@ impl Notify {
         let manager = match std::env::var_os("NOTIFY_SOCKET") {
             None => None,
             Some(name) => Some(Manager::new(&name).map_err(|error| {
-                format!("NOTIFY_SOCKET={} cannot be used: {error}", name.display())
+                let name = name.to_string_lossy();
+                format!("NOTIFY_SOCKET={name} cannot be used: {error}")
             })?),
         };
         Ok(Notify {

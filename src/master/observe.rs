@@ -202,6 +202,9 @@ impl Daemon {
             Ok(Some(Ending::Signal(signal))) => format!("was killed by {signal}"),
             Err(error) => format!("is gone ({error})"),
         };
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.is_reaped = true;
+        }
         // All its messages are there; what comes after that many comes from somebody who kept its
         // end of the channel.
         for _ in 0..LAST_WORDS {

@@ -103,6 +103,19 @@ impl Pinned {
         Ok(Pinned { program, arguments, directory, environment, identity })
     }
 
+    /// Whether workers started from this and from `other` would be the same.
+    pub(crate) fn is_same(&self, other: &Pinned) -> bool {
+        let programs = match (&self.program, &other.program) {
+            (Ok(one), Ok(two)) => one.is_same(two),
+            (Err(_), _) | (_, Err(_)) => false,
+        };
+        programs
+            && self.arguments == other.arguments
+            && self.environment == other.environment
+            && self.identity == other.identity
+            && place_of(self.directory.as_ref()) == place_of(other.directory.as_ref())
+    }
+
     /// What of it has been overwritten in place since, for people.
     pub(crate) fn overwritten(&self) -> Option<String> {
         let program = self.program.as_ref().ok()?;
@@ -132,7 +145,22 @@ impl Pinned {
     }
 }
 
+/// Which directory an open one is.
+fn place_of(directory: Option<&OwnedFd>) -> Option<(u64, u64)> {
+    let metadata = File::from(directory?.try_clone().ok()?).metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
 impl Program {
+    fn is_same(&self, other: &Program) -> bool {
+        let interpreters = match (&self.interpreter, &other.interpreter) {
+            (None, None) => true,
+            (Some(one), Some(two)) => one.held.is_same(&two.held) && one.argument == two.argument,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.held.is_same(&other.held) && interpreters
+    }
+
     fn open(path: &Path) -> Result<Program, String> {
         let name = path.display();
         let held = Held::open(path)
@@ -185,6 +213,10 @@ impl Held {
         })?;
         let stamp = Stamp::of(&file.metadata()?);
         Ok(Held { path: path.to_owned(), file, stamp })
+    }
+
+    fn is_same(&self, other: &Held) -> bool {
+        self.path == other.path && self.stamp == other.stamp
     }
 
     /// Whether its path still names it.
@@ -257,7 +289,9 @@ fn resolve(path: &Path) -> PathBuf {
 /// An argument that names something through a symlink names what the symlink points to now.
 fn resolve_argument(word: OsString, base: Option<&Path>) -> OsString {
     let path = Path::new(&word);
-    if !word.as_bytes().contains(&b'/') || word.as_bytes().starts_with(b"-") {
+    // What lies in /proc and /dev means another thing to each process.
+    let is_own = path.starts_with("/proc") || path.starts_with("/dev");
+    if is_own || !word.as_bytes().contains(&b'/') || word.as_bytes().starts_with(b"-") {
         return word;
     }
     let plain = absolute(path, base);

@@ -20,6 +20,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Editions {
     names: Vec<String>,
     pinned: BTreeMap<Edition, BTreeMap<PoolId, Pinned>>,
+    /// What each pool's completed rollout was made from.
+    settled: BTreeMap<PoolId, Edition>,
     last: u64,
 }
 
@@ -45,6 +47,24 @@ impl Editions {
     /// What a pool's workers of an edition are started from.
     pub(crate) fn get(&self, edition: Edition, pool: PoolId) -> Option<&Pinned> {
         self.pinned.get(&edition)?.get(&pool)
+    }
+
+    /// The rollout of this edition is complete.
+    pub(crate) fn settle(&mut self, edition: Edition) {
+        if let Some(pools) = self.pinned.get(&edition) {
+            self.settled.extend(pools.keys().map(|&pool| (pool, edition)));
+        }
+    }
+
+    /// Whether the pool's program, arguments, working directory and environment are still what
+    /// its workers were started from: a new release may stand under the same names.
+    pub(crate) fn is_as_settled(&self, pool: &crate::config::Pool) -> bool {
+        let settled = self.id(&pool.name).and_then(|id| {
+            let edition = self.settled.get(&id)?;
+            self.get(*edition, id)
+        });
+        let now = Pinned::new(pool);
+        settled.is_some_and(|settled| now.is_ok_and(|now| now.is_same(settled)))
     }
 
     /// Nobody is started from this edition any more.
@@ -110,16 +130,14 @@ impl Editions {
         let mut pinned = BTreeMap::new();
         let mut pools = Vec::new();
         for pool in config.pools.iter().filter(|pool| is_named(&pool.name)) {
+            let before = opened.len();
             let ids = listeners.open_all(pool, opened)?;
+            // Those that serve already keep what holds for them until the rollout is over.
+            listeners.configure(&opened[before..], pool);
             let held = Pinned::new(pool).map_err(|why| format!("pool {}: {why}", pool.name))?;
             let id = self.intern(&pool.name);
             pinned.insert(id, held);
             pools.push((id, Some(Policy { listeners: ids, ..pool.policy.clone() })));
-        }
-        for (id, policy) in &pools {
-            if let (Some(policy), Some(pool)) = (policy, config.pool(self.name(*id))) {
-                listeners.configure(&policy.listeners, pool);
-            }
         }
         let gone = active.iter().filter(|&&id| {
             let name = self.name(id);

@@ -33,6 +33,9 @@ impl Daemon {
         self.is_news = true;
         let (level, text) = self.line(record);
         self.say(level, &text);
+        if matches!(record, Record::RollingBack { .. } | Record::GaveUp { .. }) {
+            self.must_roll = true;
+        }
         match record {
             Record::RolloutBegun { .. }
             | Record::Ready(_)

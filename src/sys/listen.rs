@@ -9,8 +9,8 @@ use nix::libc;
 use nix::sys::socket::sockopt::{AcceptConn, Ipv6V6Only, ReuseAddr, SockType as TypeOf};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
-    SockaddrStorage, UnixAddr, bind, getpeername, getsockname, getsockopt, listen, setsockopt,
-    socket,
+    SockaddrStorage, UnixAddr, bind, connect, getpeername, getsockname, getsockopt, listen,
+    setsockopt, socket,
 };
 
 /// Where a socket listens.
@@ -68,16 +68,24 @@ pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     match open(AddressFamily::Unix, &address, |_| Ok(())) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let is_socket = path.symlink_metadata().is_ok_and(|m| m.file_type().is_socket());
-            match std::os::unix::net::UnixStream::connect(path) {
-                Err(refused) if is_socket && refused.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path)?;
-                    open(AddressFamily::Unix, &address, |_| Ok(()))
-                }
-                _ => Err(error),
+            if !is_socket || is_listening(path) {
+                return Err(error);
             }
+            std::fs::remove_file(path)?;
+            open(AddressFamily::Unix, &address, |_| Ok(()))
         }
         result => result,
     }
+}
+
+/// Whether somebody listens on this socket file. Does not wait: a full queue is somebody, too.
+pub fn is_listening(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let Ok(address) = UnixAddr::new(path) else { return false };
+    let Ok(socket) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
+        return true;
+    };
+    connect(socket.as_raw_fd(), &address) != Err(nix::errno::Errno::ECONNREFUSED)
 }
 
 /// Listens on a name without a file.
