@@ -98,6 +98,7 @@ impl Process {
             }
             if let (Some(identity), Some(groups)) = (&identity, &groups) {
                 let (user, group) = (Uid::from_raw(identity.user), Gid::from_raw(identity.group));
+                clear_ambient_capabilities()?;
                 setgroups(groups)?;
                 setresgid(group, group, group)?;
                 setresuid(user, user, user)?;
@@ -168,6 +169,20 @@ fn open_pidfd(id: Pid) -> io::Result<OwnedFd> {
     let number = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: new, and ours alone.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Ambient capabilities are kept by a change between users that are not root, and by exec.
+fn clear_ambient_capabilities() -> io::Result<()> {
+    let (clear, none): (libc::c_ulong, libc::c_ulong) = (libc::PR_CAP_AMBIENT_CLEAR_ALL as _, 0);
+    // SAFETY: plain numbers.
+    if unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, none, none, none) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // The kernel is older than they are.
+        error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        error => Err(error),
+    }
 }
 
 /// Children to ask after.
@@ -309,5 +324,31 @@ mod tests {
             assert_eq!(error.raw_os_error(), Some(libc::ECHILD), "{script}: a zombie is left");
         }
         std::process::exit(PASSED);
+    }
+
+    #[test]
+    fn another_user_gets_no_ambient_capability() {
+        if std::env::var_os(CHILD).is_some() {
+            let own = std::fs::read_to_string("/proc/self/status").unwrap();
+            assert!(own.contains("CapAmb:\t00000000000000c0"), "{own}");
+            let identity = Some(Identity { user: 65533, group: 65533, groups: Vec::new() });
+            let look = shell("exec grep -Eqx 'CapAmb:.0+' /proc/self/status");
+            let preparation = Preparation { identity, ..Preparation::default() };
+            assert_eq!(ending(look, preparation), Ending::Status(0));
+            std::process::exit(PASSED);
+        }
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.args(["--inh-caps=+setuid,+setgid", "--ambient-caps=+setuid,+setgid", "--"]);
+        command.arg(std::env::current_exe().unwrap());
+        again(&mut command, "another_user_gets_no_ambient_capability");
+        match command.status().map(|status| status.code()) {
+            Ok(Some(PASSED)) => {}
+            // setpriv's own: it may not, or cannot run this program as that user.
+            Ok(Some(1 | 126 | 127)) | Err(_) => {
+                println!("LEFT OUT: only root, with setpriv, can give ambient capabilities");
+            }
+            Ok(other) => panic!("{other:?}"),
+        }
     }
 }
