@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::tell::tell;
 use crate::wire::channel::End;
 use crate::wire::message::ToMaster;
 use crate::wire::scoreboard::SeatWords;
@@ -105,7 +106,7 @@ impl Link {
     pub fn say(&self, message: &ToMaster) {
         if let Err(error) = self.channel.send(&message.encode()) {
             if error.kind() == std::io::ErrorKind::WouldBlock {
-                eprintln!("rcluster: the master does not read; {message:?} is left unsaid");
+                tell!("the master does not read; {message:?} is left unsaid");
             }
         }
     }

@@ -13,9 +13,11 @@
 //! ```
 //!
 //! * `link`: what is owed to the master. · `taker`: messages in. · `pool`: threads.
+//! * `tell`: words for the log.
 //! * `connection`, `address`: what an author sees.
 //!
 //! The blocking core knows nothing of tokio, and needs nix alone.
+#![warn(clippy::print_stderr, reason = "it panics when stderr is gone; see `tell`")]
 
 mod address;
 #[cfg(feature = "axum")]
@@ -24,6 +26,7 @@ mod connection;
 mod link;
 mod pool;
 mod taker;
+mod tell;
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(feature = "tokio")]
@@ -46,6 +49,7 @@ pub use self::tokio::{Draining, Incoming, Stream};
 use self::link::{Drain, Link};
 use self::pool::Pool;
 use self::taker::{Fresh, Taker, now};
+use self::tell::tell;
 use crate::error::{Error, Result};
 use crate::sys::ancillary::take_from_env;
 use crate::sys::limits::raise_descriptor_limit;
@@ -234,7 +238,7 @@ impl Worker {
                 Some(Err(mpsc::SendError(_))) => ControlFlow::Break(()),
             });
             if let Err(error) = run {
-                eprintln!("rcluster: the channel to the master failed: {error}");
+                tell!("the channel to the master failed: {error}");
                 taker.link().drain(Drain::orphaned(now()));
             }
         };
@@ -302,8 +306,7 @@ impl Handle {
 /// Makes a connection of what came, and closes what is none.
 fn adopt(fresh: Fresh) -> Option<Connection> {
     let made = Connection::new(fresh);
-    made.inspect_err(|error| eprintln!("rcluster: closed a descriptor from the master: {error}"))
-        .ok()
+    made.inspect_err(|error| tell!("closed a descriptor from the master: {error}")).ok()
 }
 
 /// The number in an environment variable, if it is set.

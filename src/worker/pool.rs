@@ -3,6 +3,7 @@
 //! A thread is started when a connection comes and none is idle, up to a bound, and ends when
 //! nothing came for a while. The bound is what READY announced, so a connection never waits here
 //! unless the system refuses a thread. A handler that panics loses its connection and nothing else.
+//! Should a thread end otherwise than of itself, its [`Place`] is given back all the same.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::connection::Connection;
+use super::tell::tell;
 
 /// How long a thread waits for its next connection.
 const IDLE: Duration = Duration::from_secs(10);
@@ -51,34 +53,53 @@ impl Pool {
         }
         queue.threads += 1;
         drop(queue);
-        let shared = Arc::clone(&self.shared);
-        let started = std::thread::Builder::new()
-            .name("rcluster-handler".into())
-            .spawn(move || shared.serve());
-        if let Err(error) = started {
-            self.do_without(&error);
-        }
+        start(&self.shared);
     }
+}
 
-    /// The system refused a thread: another one takes the connection in its time, or, when there
-    /// is none, this one.
-    fn do_without(&self, error: &std::io::Error) {
-        eprintln!("rcluster: no further thread: {error}");
-        let mut queue = self.shared.lock();
-        queue.threads -= 1;
-        if queue.threads == 0 {
-            let connection = queue.waiting.pop_front();
-            drop(queue);
-            if let Some(connection) = connection {
-                self.shared.handle(connection);
-            }
-        } else {
-            self.shared.arrived.notify_one();
+/// Starts a thread that is counted already.
+fn start(shared: &Arc<Shared>) {
+    let theirs = Arc::clone(shared);
+    let started = std::thread::Builder::new()
+        .name("rcluster-handler".into())
+        .spawn(move || Place(theirs).0.serve());
+    if let Err(error) = started {
+        shared.do_without(&error);
+    }
+}
+
+/// A running thread's place among `threads`, given back however the thread ends.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        if queue.waiting.is_empty() {
+            queue.threads -= 1;
+            return;
         }
+        // Somebody may have counted on this thread: another one has its place.
+        drop(queue);
+        start(&self.0);
     }
 }
 
 impl Shared {
+    /// The system refused a thread: another one takes the connection in its time, or, when there
+    /// is none, this one.
+    fn do_without(&self, error: &std::io::Error) {
+        tell!("no further thread: {error}");
+        let mut queue = self.lock();
+        queue.threads -= 1;
+        while queue.threads == 0 {
+            let Some(connection) = queue.waiting.pop_front() else { return };
+            drop(queue);
+            self.handle(connection);
+            queue = self.lock();
+        }
+        self.arrived.notify_one();
+    }
+
     /// A thread's life.
     fn serve(&self) {
         let mut queue = self.lock();
@@ -95,7 +116,6 @@ impl Shared {
             queue = back;
             queue.idle -= 1;
             if timeout.timed_out() && queue.waiting.is_empty() {
-                queue.threads -= 1;
                 return;
             }
         }
@@ -105,8 +125,8 @@ impl Shared {
         // What the handler captured may be left as the panic found it; that is the handler's to
         // know, as it is for any thread that panics beside others.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.handler)(connection))) {
-            eprintln!(
-                "rcluster: the handler panicked ({}); its connection is closed, the worker serves on",
+            tell!(
+                "the handler panicked ({}); its connection is closed, the worker serves on",
                 words_of(&*panic)
             );
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::link::{Drain, Held, Link};
+use super::tell::tell;
 use crate::sys::ancillary::number_of;
 use crate::sys::socket::wait_readable;
 use crate::wire::channel::Received;
@@ -137,9 +138,7 @@ impl Taker {
             self.link.note_swallowed();
             if swallowed {
                 self.high = true;
-                eprintln!(
-                    "rcluster: a connection was lost, this worker's descriptor table is full"
-                );
+                tell!("a connection was lost, this worker's descriptor table is full");
             } else {
                 self.complain("a connection without a descriptor");
             }
@@ -157,7 +156,7 @@ impl Taker {
     fn complain(&mut self, what: &str) {
         if !self.complained {
             self.complained = true;
-            eprintln!("rcluster: skipped {what} from the master; further ones go unmentioned");
+            tell!("skipped {what} from the master; further ones go unmentioned");
         }
     }
 }

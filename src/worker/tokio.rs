@@ -28,6 +28,7 @@ use super::Worker;
 use super::address::Address;
 use super::link::{Drain, Held, Link};
 use super::taker::{FULL_RETRY, Fresh, Taken, Taker, now};
+use super::tell::tell;
 use crate::error::{Error, Result};
 use crate::sys::socket::{Family, family_of};
 
@@ -125,16 +126,14 @@ async fn receive(
             Ok(Taken::Connection(fresh)) => match Stream::new(fresh) {
                 Ok(stream) if readable => hold_back(stream, sender.clone()),
                 Ok(stream) => drop(sender.send(stream)),
-                Err(error) => {
-                    eprintln!("rcluster: closed a descriptor from the master: {error}");
-                }
+                Err(error) => tell!("closed a descriptor from the master: {error}"),
             },
             Ok(Taken::Other | Taken::Empty) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Taken::Full) => drop(timeout(FULL_RETRY, taker.link().until_change()).await),
             Ok(Taken::Over) => return,
             Err(error) => {
-                eprintln!("rcluster: the channel to the master failed: {error}");
+                tell!("the channel to the master failed: {error}");
                 taker.link().drain(Drain::orphaned(now()));
                 return;
             }

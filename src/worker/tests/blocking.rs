@@ -210,6 +210,40 @@ fn a_panicking_handler_loses_its_connection_alone() {
     finish(&master, worker);
 }
 
+/// What a handler panicked with may panic itself when it is dropped: that ends the thread.
+struct Vicious;
+
+impl Drop for Vicious {
+    fn drop(&mut self) {
+        panic!("so there");
+    }
+}
+
+#[test]
+fn a_thread_that_ends_unexpectedly_is_replaced() {
+    let (master, worker) = cluster();
+    let worker = serve(worker.threads(1).limit(4), |connection: Connection| {
+        let [byte] = read_exact(&connection);
+        if byte == b'!' {
+            std::panic::panic_any(Vicious);
+        }
+        capitals(connection);
+    });
+    master.hear_ready();
+    for round in 1..=3 {
+        let mut victims = [master.dispatch(), master.dispatch()];
+        let mut queued = master.dispatch();
+        master.until(|counts| counts.taken == round * 3);
+        queued.write_all(b"xa").unwrap();
+        for victim in &mut victims {
+            victim.write_all(b"!").unwrap();
+        }
+        assert_eq!(read_exact(&queued), *b"A", "the only thread was lost twice before it");
+    }
+    master.drain(LONG);
+    finish(&master, worker);
+}
+
 #[test]
 fn a_silent_connection_is_waited_for_and_an_idle_one_is_not() {
     for _ in 0..100 {

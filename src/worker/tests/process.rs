@@ -1,7 +1,7 @@
 //! A worker as it is really started: in a process of its own, told by its environment.
 
 use std::io::Write;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::*;
 use crate::sys::ancillary::number_of;
@@ -116,6 +116,31 @@ fn a_master_that_counts_differently_is_refused() {
     let process = Process::start(command, preparation).unwrap();
     assert_eq!(status(&process), Ending::Status(PASSED));
     drop(master);
+}
+
+/// Whoever read the log has died. Every thread panics more than once, and says so to nobody.
+#[test]
+fn a_worker_whose_stderr_is_gone_serves_on() {
+    if is_child() {
+        let worker = Worker::from_env().unwrap().threads(2);
+        worker.ready(|connection| panic!("at {:?}", read_exact::<1>(connection))).unwrap();
+        return;
+    }
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let (master, process) = start("a_worker_whose_stderr_is_gone_serves_on", |command| {
+        command.stderr(Stdio::from(writer));
+    });
+    assert_eq!(master.hear_ready(), 2);
+    for _ in 0..6 {
+        let mut client = master.dispatch();
+        client.write_all(b"x").unwrap();
+        assert_eq!(read_all(client), "", "closed, since its handler panicked");
+    }
+    master.until(|counts| counts.finished == 6);
+    master.drain(LONG);
+    assert_eq!(master.hear_other(), ToMaster::Drained);
+    assert_eq!(status(&process), Ending::Status(0));
 }
 
 /// `axum::serve(worker.into_listener()?, app).await` as it stands in the manual.
