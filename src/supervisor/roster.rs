@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::action::Who;
 use super::goal::Plan;
+use super::seats::Seats;
 use super::{Counts, Generation, PoolId, Seat, Slot, WorkerId};
 
 /// Where a worker is in its life. It only ever moves down this list.
@@ -109,6 +110,7 @@ impl Worker {
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     workers: BTreeMap<WorkerId, Worker>,
+    seats: BTreeMap<PoolId, Seats>,
     last: u64,
 }
 
@@ -169,7 +171,7 @@ impl Roster {
         self.iter().filter(is_overdue).map(|worker| worker.who.worker).collect()
     }
 
-    /// A new worker, at the lowest free seat.
+    /// A new worker.
     pub(super) fn hire(
         &mut self,
         pool: PoolId,
@@ -177,8 +179,7 @@ impl Roster {
         plan: Arc<Plan>,
         now: Instant,
     ) -> &Worker {
-        let taken: BTreeSet<Seat> = self.of(pool).map(|worker| worker.seat).collect();
-        let seat = (0..).map(Seat).find(|seat| !taken.contains(seat)).unwrap_or(Seat(u32::MAX));
+        let seat = self.seats.entry(pool).or_default().take();
         self.last += 1;
         let id = WorkerId(self.last);
         let who = Who { worker: id, pool, slot, generation: plan.generation };
@@ -236,7 +237,11 @@ impl Roster {
 
     /// Its process is gone.
     pub(super) fn bury(&mut self, id: WorkerId) -> Option<Worker> {
-        self.workers.remove(&id)
+        let worker = self.workers.remove(&id)?;
+        if let Some(seats) = self.seats.get_mut(&worker.who.pool) {
+            seats.leave(worker.seat);
+        }
+        Some(worker)
     }
 }
 
