@@ -14,8 +14,8 @@
 //! before the mind knows; they are void). And it calls [`Supervisor::handle_timeout`] at every
 //! turn: that costs nothing when nothing is due.
 //!
-//! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `reconcile`, `rollout`, `failure`,
-//! `dispatch`, `doors`, `held`, `stall`.
+//! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `seats`, `reconcile`, `rollout`,
+//! `failure`, `dispatch`, `doors`, `held`, `stall`.
 
 mod action;
 mod chance;
@@ -30,6 +30,7 @@ mod policy;
 mod reconcile;
 mod rollout;
 mod roster;
+mod seats;
 mod stall;
 mod status;
 #[cfg(test)]

@@ -48,6 +48,7 @@ impl Supervisor {
     /// A slot that nobody fills gets a worker of the last good generation.
     fn fill_vacancies(&mut self, pool: PoolId, now: Instant) {
         let Some(goal) = self.goal.pools.get(&pool) else { return };
+        let already = self.roster.starting(pool) as usize;
         let mut orders: Vec<(Slot, Arc<Plan>)> = Vec::new();
         for slot in (1..=goal.span(self.goal.is_rolling(pool))).map(Slot) {
             let Some(plan) = goal.plan_for_vacancy(slot) else { continue };
@@ -56,7 +57,7 @@ impl Supervisor {
                 worker.is_serving()
                     || (worker.is_starting() && worker.who.generation == plan.generation)
             });
-            let starting = self.roster.starting(pool) as usize + orders.len();
+            let starting = already + orders.len();
             let surge = plan.policy.surge as usize;
             if is_filled
                 || goal.not_before(plan.generation, slot).is_some_and(|at| at > now)
@@ -66,9 +67,7 @@ impl Supervisor {
             }
             orders.push((slot, Arc::clone(plan)));
         }
-        for (slot, plan) in orders {
-            self.spawn(pool, slot, plan, now);
-        }
+        self.spawn(pool, orders, now);
     }
 
     /// A slot whose worker is not as wanted, or is due, gets a successor beside it.
@@ -78,10 +77,14 @@ impl Supervisor {
         if goal.is_hopeless(wanted.generation) {
             return;
         }
-        let mut room = wanted.policy.surge.saturating_sub(self.roster.starting(pool));
+        let starting = self.roster.starting(pool);
+        let mut room = wanted.policy.surge.saturating_sub(starting);
+        if room == 0 {
+            return;
+        }
         // One recycled worker at a time, and never during a rollout.
-        let mut may_recycle = self.goal.rollout.is_none() && self.roster.starting(pool) == 0;
-        let mut slots = Vec::new();
+        let mut may_recycle = self.goal.rollout.is_none() && starting == 0;
+        let mut orders = Vec::new();
         for slot in (1..=goal.size()).map(Slot) {
             let mut serving = self.roster.in_slot(pool, slot).filter(|worker| worker.is_serving());
             let Some(worker) = serving.next() else { continue };
@@ -95,11 +98,9 @@ impl Supervisor {
             }
             may_recycle = false;
             room -= 1;
-            slots.push(slot);
+            orders.push((slot, Arc::clone(&wanted)));
         }
-        for slot in slots {
-            self.spawn(pool, slot, Arc::clone(&wanted), now);
-        }
+        self.spawn(pool, orders, now);
     }
 
     /// Who is no longer needed leaves.
@@ -123,6 +124,8 @@ impl Supervisor {
                 unwanted.push(who.worker);
             }
         }
+        leaving.sort_by_key(|&(worker, _)| worker);
+        unwanted.sort();
         self.drain(&leaving, now);
         for worker in unwanted {
             self.roster.kill(worker);
@@ -175,8 +178,24 @@ impl Supervisor {
         self.actions.push_back(Action::Exit { failure });
     }
 
-    fn spawn(&mut self, pool: PoolId, slot: Slot, plan: Arc<Plan>, now: Instant) {
-        let last_resort = self.roster.serving(pool) == 0;
+    fn spawn(&mut self, pool: PoolId, orders: Vec<(Slot, Arc<Plan>)>, now: Instant) {
+        if orders.is_empty() {
+            return;
+        }
+        let last_resort = !self.roster.of(pool).any(Worker::is_serving);
+        for (slot, plan) in orders {
+            self.spawn_one(pool, slot, &plan, last_resort, now);
+        }
+    }
+
+    fn spawn_one(
+        &mut self,
+        pool: PoolId,
+        slot: Slot,
+        plan: &Arc<Plan>,
+        last_resort: bool,
+        now: Instant,
+    ) {
         let limit = plan.policy.max_requests;
         let request_limit = if limit == 0 {
             0
@@ -192,7 +211,7 @@ impl Supervisor {
             let jittered = (limit as f64 * jitter) as u64;
             jittered.max(1)
         };
-        let worker = self.roster.hire(pool, slot, Arc::clone(&plan), now);
+        let worker = self.roster.hire(pool, slot, Arc::clone(plan), now);
         let (who, seat) = (worker.who, worker.seat);
         let edition = plan.edition;
         let spawn = Spawn { who, seat, edition, request_limit, last_resort };

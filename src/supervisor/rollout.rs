@@ -21,7 +21,7 @@ impl Supervisor {
         if self.go_back_to_good(now) {
             return;
         }
-        if self.roster.leaving_generations().len() >= self.generations {
+        if self.goal.next.is_none() || self.roster.leaving_generations().len() >= self.generations {
             return;
         }
         let Some(next) = self.goal.next.take() else { return };

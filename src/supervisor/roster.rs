@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::action::Who;
 use super::goal::Plan;
+use super::seats::Seats;
 use super::{Counts, Generation, PoolId, Seat, Slot, WorkerId};
 
 /// Where a worker is in its life. It only ever moves down this list.
@@ -109,6 +110,9 @@ impl Worker {
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     workers: BTreeMap<WorkerId, Worker>,
+    /// Who is where, in order of age. The pass asks for every slot, every time.
+    places: BTreeMap<(PoolId, Slot), Vec<WorkerId>>,
+    seats: BTreeMap<PoolId, Seats>,
     last: u64,
 }
 
@@ -126,12 +130,14 @@ impl Roster {
         self.workers.values()
     }
 
+    /// By slot, the oldest of each first.
     pub(super) fn of(&self, pool: PoolId) -> impl Iterator<Item = &Worker> {
-        self.workers.values().filter(move |worker| worker.who.pool == pool)
+        let places = self.places.range((pool, Slot(0))..=(pool, Slot(u32::MAX)));
+        places.flat_map(|(_, ids)| ids).filter_map(|id| self.workers.get(id))
     }
 
     pub(super) fn in_slot(&self, pool: PoolId, slot: Slot) -> impl Iterator<Item = &Worker> {
-        self.of(pool).filter(move |worker| worker.who.slot == slot)
+        self.places.get(&(pool, slot)).into_iter().flatten().filter_map(|id| self.workers.get(id))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -148,13 +154,11 @@ impl Roster {
 
     /// Generations that are leaving while a newer worker of their pool is there.
     pub(super) fn leaving_generations(&self) -> BTreeSet<Generation> {
+        let generation = |worker: &Worker| (worker.who.pool, worker.who.generation);
+        let staying: BTreeSet<_> =
+            self.iter().filter(|worker| !worker.is_leaving()).map(generation).collect();
         self.iter()
-            .filter(|worker| worker.is_leaving())
-            .filter(|worker| {
-                self.of(worker.who.pool).all(|other| {
-                    other.is_leaving() || other.who.generation != worker.who.generation
-                })
-            })
+            .filter(|worker| worker.is_leaving() && !staying.contains(&generation(worker)))
             .map(|worker| worker.who.generation)
             .collect()
     }
@@ -169,7 +173,7 @@ impl Roster {
         self.iter().filter(is_overdue).map(|worker| worker.who.worker).collect()
     }
 
-    /// A new worker, at the lowest free seat.
+    /// A new worker.
     pub(super) fn hire(
         &mut self,
         pool: PoolId,
@@ -177,14 +181,14 @@ impl Roster {
         plan: Arc<Plan>,
         now: Instant,
     ) -> &Worker {
-        let taken: BTreeSet<Seat> = self.of(pool).map(|worker| worker.seat).collect();
-        let seat = (0..).map(Seat).find(|seat| !taken.contains(seat)).unwrap_or(Seat(u32::MAX));
+        let seat = self.seats.entry(pool).or_default().take();
         self.last += 1;
         let id = WorkerId(self.last);
         let who = Who { worker: id, pool, slot, generation: plan.generation };
         let phase = Phase::Starting { deadline: now + plan.policy.start_timeout };
         let (due, dispatched, messages, limit, stuck) = (false, 0, 0, 0, None);
         let worker = Worker { who, seat, plan, phase, due, dispatched, messages, limit, stuck };
+        self.places.entry((pool, slot)).or_default().push(id);
         self.workers.entry(id).or_insert(worker)
     }
 
@@ -236,7 +240,18 @@ impl Roster {
 
     /// Its process is gone.
     pub(super) fn bury(&mut self, id: WorkerId) -> Option<Worker> {
-        self.workers.remove(&id)
+        let worker = self.workers.remove(&id)?;
+        let place = (worker.who.pool, worker.who.slot);
+        if let Some(ids) = self.places.get_mut(&place) {
+            ids.retain(|&other| other != id);
+            if ids.is_empty() {
+                self.places.remove(&place);
+            }
+        }
+        if let Some(seats) = self.seats.get_mut(&worker.who.pool) {
+            seats.leave(worker.seat);
+        }
+        Some(worker)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Transcripts guard policy, the simulation guards safety and liveness.
 
 mod player;
+mod seats;
 mod shell;
 mod simulation;
 mod stage;

@@ -54,6 +54,8 @@ pub struct World {
     pub forward: Option<Forward>,
     pub gave_up: BTreeSet<(PoolId, Generation)>,
     pub stillborn: BTreeSet<WorkerId>,
+    /// The seats that each pool handed out last, oldest first.
+    pub seated: BTreeMap<PoolId, VecDeque<Seat>>,
     /// Retired because their successors serve.
     pub replaced: BTreeSet<WorkerId>,
     pub is_reloading: bool,
@@ -208,6 +210,7 @@ impl World {
 
     fn spawn(&mut self, spawn: &Spawn) -> Option<Event> {
         self.check_spawn(spawn);
+        self.check_seat(spawn);
         let worker = spawn.who.worker;
         let Some((edition, policy)) = self.plans.get(&(spawn.who.pool, spawn.who.generation))
         else {
@@ -244,6 +247,16 @@ impl World {
         };
         self.workers.0.get_mut().start(process);
         None
+    }
+
+    /// A seat stays empty for a while: who has it is checked where processes start.
+    fn check_seat(&mut self, spawn: &Spawn) {
+        let recent = self.seated.entry(spawn.who.pool).or_default();
+        assert!(!recent.contains(&spawn.seat), "{spawn}: it was left a moment ago");
+        recent.push_back(spawn.seat);
+        if recent.len() > 40 {
+            recent.pop_front();
+        }
     }
 
     /// Surge, and the generation of a respawn.

@@ -34,6 +34,7 @@ impl World {
             gave_up: Default::default(),
             replaced: Default::default(),
             stillborn: Default::default(),
+            seated: Default::default(),
             is_reloading: false,
             has_failed: false,
             failed_at: None,
