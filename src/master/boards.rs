@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::supervisor::{Board, Counts, PoolId, Seat};
+use crate::supervisor::{Board, Counts, PoolId, SEATS, Seat};
 use crate::wire::scoreboard::{Scoreboard, SeatWords};
+
+// The mind hands out the seats that the board has.
+const _: () = assert!(SEATS == crate::wire::scoreboard::SEATS);
 
 /// A board for each pool that ever had a worker.
 #[derive(Debug, Default)]

@@ -47,6 +47,7 @@ pub use policy::{
     Balance, ConnectionId, Edition, Generation, ListenerId, Policy, PoolId, Seat, Slot,
     Unavailable, WishId, WorkerId,
 };
+pub use seats::SEATS;
 pub use status::{PhaseName, PoolStatus, Progress, Status, WorkerStatus};
 
 use chance::Chance;

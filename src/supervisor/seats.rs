@@ -9,7 +9,9 @@
 use std::collections::BTreeSet;
 
 use super::Seat;
-use crate::wire::scoreboard::SEATS;
+
+/// Seats that a pool's scoreboard has.
+pub const SEATS: u32 = 4096;
 
 /// Seats that even the smallest pool goes round.
 const RING_MIN: u32 = 64;

@@ -1,8 +1,8 @@
 //! Seats go round.
 
+use super::super::SEATS;
 use super::super::Seat;
 use super::super::seats::Seats;
-use crate::wire::scoreboard::SEATS;
 
 /// Takes a seat and leaves it, as a worker does that crashes at once.
 fn visit(seats: &mut Seats) -> u32 {
