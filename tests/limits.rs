@@ -56,6 +56,13 @@ fn too_many_descriptors_in_flight_only_delay() {
         println!("LEFT OUT: only root can start a master as a user for whom the limit holds");
         return;
     }
+    // The queues are read back after a second, so a slow machine may miss the moment.
+    let met = (0..5).any(|_| meet_the_limit_in_flight());
+    assert!(met, "the limit was never met");
+}
+
+/// Whether the limit was met; all clients are answered in any case.
+fn meet_the_limit_in_flight() -> bool {
     // A worker announces half its limit: four could have 120 connections in hand; 60 may be in
     // flight.
     let config = web("watchdog = \"20s\"").replace("workers = 2", "workers = 4");
@@ -65,20 +72,19 @@ fn too_many_descriptors_in_flight_only_delay() {
         signal(pid, "STOP");
     }
     let clients = connect_all(cluster.port, 100);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    let mut met = false;
     // The limit is met when one connection waits in the master while the channels are full.
-    let end = std::time::Instant::now() + support::PATIENCE;
-    loop {
+    while !met && std::time::Instant::now() < end {
         let pool = &cluster.status().pools[0];
-        if pool.held >= 1 && pool.in_hand >= 55 {
-            break;
-        }
-        assert!(std::time::Instant::now() < end, "the limit was never met: {pool:?}");
+        met = pool.held >= 1 && pool.in_hand >= 55;
     }
     for &pid in &workers {
         signal(pid, "CONT");
     }
     all_are_answered(clients);
-    assert_eq!(cluster.count("lost"), 0, "{:?}", cluster.log());
+    assert_eq!(cluster.count("lost:"), 0, "{:?}", cluster.log());
+    met
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub struct Tally {
     pub answered: u64,
     /// Sent and not, or not wholly, answered; or not even connected. With the reasons.
     pub failed: Vec<String>,
-    /// The longest time from when a request was due to its whole answer.
+    /// The longest time from when a request was due to its whole answer; of those answered.
     pub longest: Duration,
     /// Process ids that answered, with how often.
     pub by_pid: std::collections::BTreeMap<String, u64>,
@@ -108,11 +108,11 @@ fn run(
             Ok(body) => {
                 tally.answered += 1;
                 answered.fetch_add(1, Relaxed);
+                tally.longest = tally.longest.max(due.elapsed());
                 *tally.by_pid.entry(body).or_default() += 1;
             }
             Err(why) => tally.failed.push(why),
         }
-        tally.longest = tally.longest.max(due.elapsed());
     }
     tally
 }
