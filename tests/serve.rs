@@ -250,3 +250,12 @@ fn a_socket_file_that_another_has_taken_is_not_removed() {
     cluster.wait_end();
     assert!(path.exists());
 }
+
+#[test]
+fn the_same_port_in_other_words_is_said_to_be_our_own() {
+    let cluster = Cluster::serve(&web(""));
+    cluster.configure(&pool("web", HTTP, "\"{port}\"", ""));
+    let refusal = cluster.reload().unwrap_err();
+    assert!(refusal.contains("this service listens there itself, as 127.0.0.1:"), "{refusal}");
+    assert!(cluster.get("/pid").is_ok());
+}

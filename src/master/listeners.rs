@@ -14,7 +14,7 @@ use super::inherit::{Inheritance, Inherited};
 use super::pin::plain;
 use crate::config::{Address, Listen, Pool};
 use crate::supervisor::{Attention, Balance, ListenerId};
-use crate::sys::listen::{Local, listen_abstract, listen_port, listen_tcp, listen_unix};
+use crate::sys::listen::{Local, listen_abstract, listen_port, listen_tcp, listen_unix, local};
 use crate::wire::message::ToWorker;
 
 /// A listening socket.
@@ -147,7 +147,13 @@ impl Listeners {
             return Err(self.inheritance.miss(&pool.name, &entry.text));
         };
         let socket = bind(address).map_err(|error| {
+            let own = self.own_at(address);
             let remedy = match error.raw_os_error() {
+                Some(nix::libc::EADDRINUSE) if own.is_some() => &format!(
+                    "; this service listens there itself, as {}: keep that text, or change it in \
+                     two reloads",
+                    own.unwrap_or_default()
+                ),
                 Some(nix::libc::EADDRINUSE) => {
                     "; another program listens there: stop it, or choose another address"
                 }
@@ -167,6 +173,17 @@ impl Listeners {
             Address::Tcp(_) | Address::Port(_) | Address::Abstract(_) => None,
         };
         Ok(vec![self.insert(entry, socket, Origin::Bound(file))])
+    }
+
+    /// The entry under which this service itself listens at that port or path.
+    fn own_at(&self, address: &Address) -> Option<&str> {
+        let is_there = |listener: &&Listener| match (local(listener.as_fd()), address) {
+            (Local::Tcp(own), Address::Tcp(wanted)) => own.port() == wanted.port(),
+            (Local::Tcp(own), Address::Port(port)) => own.port() == *port,
+            (Local::Unix(own), Address::Unix(wanted)) => own == *wanted,
+            _ => false,
+        };
+        self.open.values().find(is_there).map(|listener| listener.name.as_str())
     }
 
     fn insert(&mut self, entry: &Listen, socket: OwnedFd, origin: Origin) -> ListenerId {
