@@ -382,7 +382,7 @@ fn info() -> Answer {
         "vendor": "rcluster",
         "product": "rcluster",
         "version": env!("CARGO_PKG_VERSION"),
-        "url": "https://crates.io/crates/rcluster",
+        "url": "",
         "interfaces": ["org.varlink.service", INTERFACE],
     }))
 }
