@@ -207,7 +207,7 @@ pub(super) fn quote_path(path: &Path) -> String {
 }
 
 /// Why the system refused, as part of a sentence: without its number, and in small letters.
-pub(super) fn why(cause: &std::io::Error) -> String {
+pub(crate) fn why(cause: &std::io::Error) -> String {
     let told = cause.to_string();
     told.split(" (os error").next().unwrap_or_default().to_lowercase()
 }

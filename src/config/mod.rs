@@ -33,6 +33,7 @@ use crate::supervisor::Policy;
 
 pub use address::{Address, Listen};
 pub use environment::EnvironmentFile;
+pub(crate) use error::why;
 pub use error::{Mistake, Problem, Problems};
 pub use explain::explain;
 pub use file::load;

@@ -192,9 +192,9 @@ impl Daemon {
             Ok(parameters) => parameters,
             Err(refusal) => return refusal,
         };
-        let Some(id) = self.editions.id(&pool).filter(|id| self.active_pools().contains(id)) else {
-            let known: Vec<&str> =
-                self.active_pools().into_iter().map(|id| self.editions.name(id)).collect();
+        let sizes = self.supervisor.sizes();
+        let Some(id) = self.editions.id(&pool).filter(|id| sizes.contains_key(id)) else {
+            let known: Vec<&str> = sizes.keys().map(|&id| self.editions.name(id)).collect();
             let why = format!("there is no pool {pool}; there are: {}", known.join(", "));
             return Answer::refusal("Refused", why);
         };
@@ -223,16 +223,11 @@ impl Daemon {
     }
 
     pub(super) fn scale_all(&mut self, scale: Scale) {
-        for pool in self.active_pools() {
-            if scale != Scale::More || self.size_of(pool) < MOST_WORKERS {
+        for (pool, size) in self.supervisor.sizes() {
+            if scale != Scale::More || size < MOST_WORKERS {
                 self.report(Event::ScaleRequested { pool, scale });
             }
         }
-    }
-
-    pub(super) fn active_pools(&self) -> Vec<PoolId> {
-        let status = self.supervisor.status(self.now, &self.boards);
-        status.pools.into_iter().map(|pool| pool.pool).collect()
     }
 
     /// Makes a wish for what is configured now. A sentence when it is fulfilled at once; an error,
@@ -263,7 +258,7 @@ impl Daemon {
         if names.is_empty() && is_same {
             return Ok(Some(self.resize(config)));
         }
-        let active: Vec<PoolId> = status.pools.iter().map(|pool| pool.pool).collect();
+        let active: Vec<PoolId> = self.supervisor.sizes().into_keys().collect();
         let prepared = self
             .editions
             .prepare(&config, names, &active, &mut self.listeners)
@@ -299,7 +294,7 @@ impl Daemon {
             if let (Some(id), Some(before)) = (self.editions.id(&pool.name), before) {
                 if before != workers {
                     self.report(Event::Resized { pool: id, workers });
-                    let size = self.size_of(id);
+                    let size = self.supervisor.sizes().get(&id).copied().unwrap_or(workers);
                     let kept = if size == workers {
                         String::new()
                     } else {
@@ -317,11 +312,6 @@ impl Daemon {
         );
         self.note_outcome(true, message.clone());
         message
-    }
-
-    fn size_of(&self, pool: PoolId) -> u32 {
-        let status = self.supervisor.status(self.now, &self.boards);
-        status.pools.iter().find(|it| it.pool == pool).map_or(0, |it| it.size)
     }
 
     /// A fulfilled wish's configuration is the one that later ones are compared with.

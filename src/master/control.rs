@@ -55,7 +55,7 @@ impl Control {
     /// A sentence.
     pub(crate) fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Control, String> {
         let fail = |what: &str, error: &io::Error| {
-            format!("control socket {} {what}: {}", path.display(), super::pin::plain(error))
+            format!("control socket {} {what}: {}", path.display(), crate::config::why(error))
         };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| fail("cannot be made", &error))?;

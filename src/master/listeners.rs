@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::inherit::{Inheritance, Inherited};
-use super::pin::plain;
+use crate::config::why;
 use crate::config::{Address, Listen, Pool};
 use crate::supervisor::{Attention, Balance, ListenerId};
 use crate::sys::listen::{Local, listen_abstract, listen_port, listen_tcp, listen_unix, local};
@@ -165,7 +165,7 @@ impl Listeners {
                 Some(nix::libc::EADDRNOTAVAIL) => "; this machine has no such address",
                 _ => "",
             };
-            let why = plain(&error);
+            let why = why(&error);
             format!("pool {} cannot listen on {}: {why}{remedy}", pool.name, entry.text)
         })?;
         let file = match address {

@@ -82,7 +82,7 @@ impl Daemon {
             return Err(format!("cannot be started as it was: {what}"));
         }
         let (command, keep) = pinned.command()?;
-        let plain = |error: std::io::Error| super::pin::plain(&error);
+        let plain = |error: std::io::Error| crate::config::why(&error);
         let directory = pinned.directory().map_err(plain)?;
         let identity = pinned.identity.clone();
         let (board, words) = self.boards.seat(who.pool, seat).map_err(plain)?;

@@ -23,7 +23,7 @@ use std::process::Command;
 use nix::libc;
 
 use super::accounts::identity;
-use crate::config::Pool;
+use crate::config::{Pool, why};
 use crate::sys::ancillary::number_of;
 use crate::sys::process::Identity;
 
@@ -164,13 +164,13 @@ impl Program {
     fn open(path: &Path) -> Result<Program, String> {
         let name = path.display();
         let held = Held::open(path)
-            .map_err(|error| format!("the program {name} cannot be opened: {}", plain(&error)))?;
+            .map_err(|error| format!("the program {name} cannot be opened: {}", why(&error)))?;
         let interpreter = match shebang(&held.file) {
             None => None,
             Some((path, argument)) => {
                 let held = Held::open(&path).map_err(|error| {
                     let interpreter = path.display();
-                    let why = plain(&error);
+                    let why = why(&error);
                     format!("the interpreter {interpreter} of {name} cannot be opened: {why}")
                 })?;
                 Some(Interpreter { held, argument })
@@ -304,7 +304,7 @@ fn resolve_argument(word: OsString, base: Option<&Path>) -> OsString {
 fn open_directory(path: &Path) -> Result<OwnedFd, String> {
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     File::options().read(true).custom_flags(flags).open(path).map(OwnedFd::from).map_err(|error| {
-        format!("working-directory {} cannot be opened: {}", path.display(), plain(&error))
+        format!("working-directory {} cannot be opened: {}", path.display(), why(&error))
     })
 }
 
@@ -319,15 +319,6 @@ fn environment(pool: &Pool) -> Vec<(OsString, OsString)> {
         environment.insert(key.into(), value.into());
     }
     environment.into_iter().collect()
-}
-
-/// An error without its number, which helps nobody.
-pub(crate) fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_lowercase(),
-        None => text,
-    }
 }
 
 #[cfg(test)]

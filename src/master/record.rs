@@ -33,14 +33,15 @@ impl Daemon {
         self.is_news = true;
         let (level, text) = self.line(record);
         self.say(level, &text);
-        if matches!(record, Record::RollingBack { .. } | Record::GaveUp { .. }) {
-            self.must_roll = true;
-        }
         match record {
-            Record::RolloutBegun { .. }
-            | Record::Ready(_)
-            | Record::StartFailed { .. }
-            | Record::RollingBack { .. } => self.tell_progress(&text),
+            Record::RolloutBegun { .. } | Record::Ready(_) | Record::StartFailed { .. } => {
+                self.tell_progress(&text);
+            }
+            Record::RollingBack { .. } => {
+                self.must_roll = true;
+                self.tell_progress(&text);
+                self.note_outcome(false, text);
+            }
             // The first one is the boot, not a reload.
             Record::RolloutDone { generation: Generation(1), .. } => {}
             Record::RolloutDone { .. } => self.note_outcome(true, text),
@@ -48,7 +49,10 @@ impl Daemon {
                 let why = self.last_reload.as_ref().map(|last| last.message.clone());
                 self.note_outcome(false, why.unwrap_or(text));
             }
-            Record::GaveUp { pool, why, .. } => self.tell_give_up(*pool, why),
+            Record::GaveUp { pool, why, .. } => {
+                self.must_roll = true;
+                self.tell_give_up(*pool, why);
+            }
             Record::Lost { .. }
             | Record::Stalled { .. }
             | Record::Draining { .. }
@@ -56,10 +60,6 @@ impl Daemon {
             | Record::Left { .. }
             | Record::Resized { .. }
             | Record::Stopping { .. } => {}
-        }
-        if let Record::RollingBack { .. } = record {
-            let (_, text) = self.line(record);
-            self.note_outcome(false, text);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The same truth, for people: what the mind knows, as plain data.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::goal::Course;
@@ -103,6 +104,12 @@ impl Supervisor {
             is_stopping: self.life.is_stopping(),
             is_reload_waiting: self.goal.next.is_some(),
         }
+    }
+
+    /// Every pool, with the number of workers that should serve it.
+    #[must_use]
+    pub fn sizes(&self) -> BTreeMap<PoolId, u32> {
+        self.goal.pools.iter().map(|(&pool, goal)| (pool, goal.size())).collect()
     }
 
     /// How far the rollout under way is, if one is.
