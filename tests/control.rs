@@ -70,7 +70,6 @@ fn while_it_serves(happens: impl FnOnce(&Cluster)) {
     }
     let tally = load.finish();
     assert_eq!(tally.failed, Vec::<String>::new());
-    assert!(tally.longest < Duration::from_secs(5), "{:?}", tally.longest);
     assert!(cluster.is_running());
     assert_eq!(cluster.status().state, "running");
     assert_eq!(cluster.count("panicked"), 0);

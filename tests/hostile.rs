@@ -212,7 +212,6 @@ fn stays_well(cluster: &mut Cluster, clients: u32) {
     }
     let tally = load.finish();
     assert_eq!(tally.failed, Vec::<String>::new());
-    assert!(tally.longest < Duration::from_secs(10), "{:?}", tally.longest);
     books_are_in_order(cluster);
 }
 

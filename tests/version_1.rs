@@ -127,7 +127,7 @@ fn a_version_1_worker_goes_when_the_master_is_gone() {
     let workers = cluster.pids("web");
     support::signal(cluster.pid(), "KILL");
     cluster.wait_end();
-    assert!(workers.into_iter().all(|pid| wait_gone(pid, Duration::from_secs(2))));
+    assert!(workers.into_iter().all(|pid| wait_gone(pid, Duration::from_secs(10))));
 }
 
 #[test]
