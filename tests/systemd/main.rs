@@ -9,6 +9,8 @@ mod service;
 mod support;
 
 mod basics;
+mod control;
+mod units;
 
 use machine::{Machine, Tree};
 
