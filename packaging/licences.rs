@@ -2,8 +2,11 @@
 //! crate that is linked into it.
 //!
 //! ```text
-//! cargo run --example licences -- FILE
+//! cargo run --example licences -- DIRECTORY
 //! ```
+//!
+//! `LICENSES` has every text; `copyright`, for Debian, names the place where every Debian system has
+//! the Apache License.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -22,11 +25,14 @@ struct Linked {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let file = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: licences FILE")?);
+    let directory = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: licences DIRECTORY")?);
     let own = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("LICENSE"))?;
-    let text = render(&own, &linked(&metadata()?)?)?;
-    std::fs::write(&file, text)
-        .map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
+    let linked = linked(&metadata()?)?;
+    for (name, is_debian) in [("LICENSES", false), ("copyright", true)] {
+        let file = directory.join(name);
+        std::fs::write(&file, render(&own, &linked, is_debian)?)
+            .map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
+    }
     Ok(())
 }
 
@@ -85,11 +91,17 @@ fn linked(metadata: &Value) -> Result<Vec<Linked>, Box<dyn Error>> {
 }
 
 /// The texts, each once, with the crates that it is for.
-fn render(own: &str, linked: &[Linked]) -> Result<String, Box<dyn Error>> {
+fn render(own: &str, linked: &[Linked], is_debian: bool) -> Result<String, Box<dyn Error>> {
     let mut page = format!("rcluster is free software.\n\n{own}\n");
     let mut texts: BTreeMap<String, Vec<&Linked>> = BTreeMap::new();
     for it in linked {
-        texts.entry(licence_text(it)?).or_default().push(it);
+        let text = match licence_text(it)? {
+            text if is_debian && text.contains("TERMS AND CONDITIONS FOR USE") => {
+                "The Apache License, Version 2.0: /usr/share/common-licenses/Apache-2.0".into()
+            }
+            text => text,
+        };
+        texts.entry(text).or_default().push(it);
     }
     writeln!(page, "The program contains these Rust crates:\n")?;
     for it in linked {
