@@ -6,6 +6,7 @@
 //! ```text
 //! observe, perform     the two halves            commands          what is commanded
 //! inherit, listeners   sockets, by name          token, signals    what a readable descriptor is
+//! stored               sockets kept by systemd   outbox            the way to systemd
 //! prepare              a configuration → a wish  control           who may command
 //! pin, accounts        what a generation runs    boards            scoreboards for the mind
 //! linger, diagnose     whom nobody takes, what hangs
@@ -24,12 +25,14 @@ mod linger;
 mod listeners;
 mod notify;
 mod observe;
+mod outbox;
 mod perform;
 mod pin;
 mod prepare;
 mod record;
 mod report;
 mod signals;
+mod stored;
 mod token;
 
 use std::collections::BTreeMap;
@@ -218,13 +221,14 @@ impl Daemon {
         };
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
+        let notify = Notify::from_env()?;
         let seed = u64::from(std::process::id()) ^ unique_number();
         Ok(Daemon {
             supervisor: Supervisor::new(settings.generations as usize, seed),
             boards: Boards::default(),
             poller: Poller::new().map_err(|error| fail("epoll", error))?,
             signals,
-            listeners: Listeners::new(inheritance),
+            listeners: Listeners::new(inheritance, notify.may_have_store()),
             workers: BTreeMap::new(),
             held: BTreeMap::new(),
             last_connection: 0,
@@ -238,7 +242,7 @@ impl Daemon {
             config,
             must_roll: false,
             journal: Journal::start().map_err(|error| fail("the log thread", error))?,
-            notify: Notify::from_env()?,
+            notify,
             watchdog_at: None,
             is_news: true,
             warnings: Vec::new(),
@@ -280,6 +284,7 @@ impl Daemon {
         self.watchdog_at = self.notify.watchdog.map(|interval| self.now + interval);
         self.watch_own()?;
         let config = Arc::new(self.config.clone());
+        self.listeners.discard_unused(&config);
         let prepared = self.editions.prepare(&config, &[], &[], &mut self.listeners)?;
         let edition = prepared.edition;
         self.wish(Wish { client: None, config, names: Vec::new(), edition }, prepared);
@@ -302,6 +307,7 @@ impl Daemon {
         let mut ready = Vec::new();
         loop {
             self.perform_all();
+            self.keep_listeners();
             if let Some(ending) = self.ended.take() {
                 return ending;
             }

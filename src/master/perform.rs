@@ -201,7 +201,7 @@ impl Daemon {
             }
             self.attend(id, Attention::Pause);
             if is_ours {
-                self.listeners.close(id);
+                self.listeners.leave(id);
             }
         }
         self.report(Event::Swept);
@@ -240,6 +240,16 @@ impl Daemon {
             Announcement::Stopping => self.notify.stopping(self.now),
         }
         self.is_news = true;
+    }
+
+    /// Has systemd keep the sockets that are only ours, and forget those that are closed.
+    pub(super) fn keep_listeners(&mut self) {
+        for name in self.listeners.take_discarded() {
+            self.notify.discard(&name, self.now);
+        }
+        for (name, socket) in self.listeners.take_unstored() {
+            self.notify.store(name, socket, self.now);
+        }
     }
 
     pub(super) fn note_outcome(&mut self, is_ok: bool, message: String) {
