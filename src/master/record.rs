@@ -34,14 +34,10 @@ impl Daemon {
         self.is_news = true;
         let entry = self.entry(record);
         let text = entry.text.clone();
-        if let Record::StartFailed { who, .. }
-        | Record::Lost { who, .. }
-        | Record::Left { who, .. } = record
-        {
-            // Its last words come first.
-            self.journal.say_after(who.worker.0, entry);
-        } else {
-            self.journal.say(entry);
+        match worker_of(record) {
+            // What it has said until now comes first.
+            Some(worker) => self.journal.say_after(worker.0, entry),
+            None => self.journal.say(entry),
         }
         match record {
             Record::RolloutBegun { .. } | Record::Ready(_) | Record::StartFailed { .. } => {
@@ -231,6 +227,26 @@ impl Daemon {
             | Record::Overdue { .. }
             | Record::Left { .. } => self.entry(record),
         }
+    }
+}
+
+/// The worker that it is about.
+fn worker_of(record: &Record) -> Option<WorkerId> {
+    match record {
+        Record::Ready(who)
+        | Record::StartFailed { who, .. }
+        | Record::Lost { who, .. }
+        | Record::Stalled { who, .. }
+        | Record::Draining { who, .. }
+        | Record::Overdue { who, .. }
+        | Record::Left { who, .. } => Some(who.worker),
+        Record::RolloutBegun { .. }
+        | Record::RolloutDone { .. }
+        | Record::RollingBack { .. }
+        | Record::RolledBack { .. }
+        | Record::GaveUp { .. }
+        | Record::Resized { .. }
+        | Record::Stopping { .. } => None,
     }
 }
 
