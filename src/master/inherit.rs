@@ -4,6 +4,10 @@
 //! makes every descriptor close-on-exec, but knows nothing of development without LISTEN_PID;
 //! listenfd turns numbers into owned, typed sockets, but takes a client's connection (`Accept=yes`)
 //! for a listener; nix asks the kernel what a socket really is. The names are read here.
+//!
+//! What systemd's descriptor store gives back comes the same way, under the names with which it was
+//! stored. Names that begin with [`STORED`] are ours: they are kept apart, no configuration can name
+//! them, and whoever stored them asks for them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +16,16 @@ use std::os::unix::net::UnixListener;
 use listenfd::ListenFd;
 
 use crate::config::Address;
+use crate::sys::ancillary::take_over;
 use crate::sys::listen::{Local, check_listening, local};
+
+/// What the names of stored descriptors begin with: read ends of workers' log pipes, and listening
+/// sockets that rcluster bound itself.
+pub(crate) const STORED: [&str; 2] = [LOGS, LISTENERS];
+/// Of log pipes.
+pub(crate) const LOGS: &str = "rcluster-log.";
+/// Of listening sockets.
+pub(crate) const LISTENERS: &str = "rcluster-listener.";
 
 /// A socket that the process was started with.
 #[derive(Debug)]
@@ -25,7 +38,11 @@ pub(crate) struct Inherited {
 
 /// Everything that was inherited and nobody has taken yet.
 #[derive(Debug, Default)]
-pub(crate) struct Inheritance(Vec<Inherited>);
+pub(crate) struct Inheritance {
+    sockets: Vec<Inherited>,
+    /// What came out of the descriptor store, by name.
+    stored: Vec<(String, OwnedFd)>,
+}
 
 impl Inheritance {
     /// Takes over all inherited sockets. Call it before any thread runs: it changes the
@@ -64,12 +81,27 @@ impl Inheritance {
                 sockets.len()
             ));
         }
-        let mut inherited = Vec::new();
+        let mut inheritance = Inheritance::default();
         for index in 0..sockets.len() {
-            let name = names.as_ref().map(|names| names[index].clone());
-            inherited.push(take_one(&mut sockets, index, name)?);
+            match names.as_ref().map(|names| names[index].clone()) {
+                Some(name) if STORED.iter().any(|prefix| name.starts_with(prefix)) => {
+                    let descriptor = take_any(&mut sockets, index)
+                        .map_err(|error| format!("inherited descriptor {name} {error}"))?;
+                    inheritance.stored.push((name, descriptor));
+                }
+                name => inheritance.sockets.push(take_one(&mut sockets, index, name)?),
+            }
         }
-        Ok(Inheritance(inherited))
+        Ok(inheritance)
+    }
+
+    /// Takes what came out of the descriptor store under names that begin with `prefix`, one of
+    /// [`STORED`].
+    pub(crate) fn take_stored(&mut self, prefix: &str) -> Vec<(String, OwnedFd)> {
+        let is_meant = |entry: &(String, OwnedFd)| entry.0.starts_with(prefix);
+        let (meant, rest) = std::mem::take(&mut self.stored).into_iter().partition(is_meant);
+        self.stored = rest;
+        meant
     }
 
     /// Takes the sockets with this name, or else those that listen on this address.
@@ -84,33 +116,33 @@ impl Inheritance {
     }
 
     fn claim_if(&mut self, is_wanted: impl Fn(&Inherited) -> bool) -> Vec<Inherited> {
-        let (wanted, rest) = std::mem::take(&mut self.0).into_iter().partition(is_wanted);
-        self.0 = rest;
+        let (wanted, rest) = std::mem::take(&mut self.sockets).into_iter().partition(is_wanted);
+        self.sockets = rest;
         wanted
     }
 
     /// What nobody has taken, for people: `web (127.0.0.1:8080)`.
     pub(crate) fn unclaimed(&self) -> Vec<String> {
-        self.0.iter().map(describe).collect()
+        self.sockets.iter().map(describe).collect()
     }
 
     /// Gives a socket back, so that a later configuration may claim it.
     pub(crate) fn put_back(&mut self, socket: Inherited) {
-        self.0.push(socket);
+        self.sockets.push(socket);
     }
 
     /// Why a name cannot be found here.
     pub(crate) fn miss(&self, pool: &str, name: &str) -> String {
         let what =
             format!("pool {pool} listens on `{name}`, but no inherited socket has that name");
-        if self.0.is_empty() {
+        if self.sockets.is_empty() {
             return format!(
                 "{what}: no unclaimed socket was inherited; start rcluster through its .socket \
                  unit, or give an address such as 127.0.0.1:8080"
             );
         }
         let all = self.unclaimed().join(", ");
-        if self.0.iter().all(|socket| socket.name.is_none()) {
+        if self.sockets.iter().all(|socket| socket.name.is_none()) {
             return format!(
                 "{what}: the inherited sockets came without names ({all}); set \
                  FileDescriptorName={name} in the .socket unit (--fdname={name} with \
@@ -135,7 +167,8 @@ fn describe(socket: &Inherited) -> String {
     }
 }
 
-fn is_at(local: &Local, address: &Address) -> bool {
+/// Whether a socket that listens there is what `address` means.
+pub(crate) fn is_at(local: &Local, address: &Address) -> bool {
     match (local, address) {
         (Local::Tcp(local), Address::Tcp(wanted)) => local == wanted,
         (Local::Tcp(local), Address::Port(port)) => {
@@ -181,6 +214,12 @@ fn take_descriptor(sockets: &mut ListenFd, index: usize) -> io::Result<OwnedFd> 
             }
         },
     }
+}
+
+/// Whatever it is.
+fn take_any(sockets: &mut ListenFd, index: usize) -> io::Result<OwnedFd> {
+    let gone = || io::Error::new(io::ErrorKind::NotFound, "is not there");
+    take_over(sockets.take_raw_fd(index)?.ok_or_else(gone)?)
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -1,20 +1,22 @@
 //! The sockets that clients connect to: inherited, or bound by rcluster itself.
 //!
 //! A pool's `listen` entry is first looked up among the inherited sockets, by name and then by
-//! address; an address that was not inherited is bound here. One entry may stand for several
-//! sockets, because every `Listen…=` line of a `.socket` unit shares the unit's name.
+//! address, then among those that systemd has kept for us since the last start; an address that is
+//! in neither is bound here. One entry may stand for several sockets, because every `Listen…=` line
+//! of a `.socket` unit shares the unit's name.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::inherit::{Inheritance, Inherited};
+use super::inherit::{Inheritance, Inherited, LISTENERS};
+use super::stored::{SocketFile, Stored, name_of};
 use crate::config::why;
-use crate::config::{Address, Listen, Pool};
+use crate::config::{Address, Config, Listen, Pool};
 use crate::supervisor::{Attention, Balance, ListenerId};
-use crate::sys::listen::{Local, listen_abstract, listen_port, listen_tcp, listen_unix, local};
+use crate::sys::listen::{
+    Local, listen_abstract, listen_port, listen_tcp, listen_unix, local, stop_listening,
+};
 use crate::wire::message::ToWorker;
 
 /// A listening socket.
@@ -38,36 +40,20 @@ pub(crate) struct Listener {
 enum Origin {
     /// systemd holds it, too; it outlives us. With its own name and place, to be put back.
     Inherited(Option<String>, Local),
-    /// Ours alone; with the file to remove.
-    Bound(Option<SocketFile>),
-}
-
-/// A socket's file, by which it is known even if another takes its name.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device_and_inode: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> Option<SocketFile> {
-        let found = path.symlink_metadata().ok()?;
-        Some(SocketFile { path: path.to_owned(), device_and_inode: (found.dev(), found.ino()) })
-    }
-
-    /// Removes it, unless somebody has bound the path anew.
-    fn remove(&self) {
-        let now = SocketFile::of(&self.path).map(|file| file.device_and_inode);
-        if now == Some(self.device_and_inode) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
+    /// Ours alone.
+    Bound {
+        /// What the path leads to.
+        file: Option<SocketFile>,
+        /// Its name in systemd's store, where it can be kept.
+        name: Option<String>,
+        is_stored: bool,
+    },
 }
 
 impl Listener {
-    /// Whether nobody else holds the socket.
+    /// Whether rcluster bound it: no unit of systemd's waits on it.
     pub(crate) fn is_ours(&self) -> bool {
-        matches!(self.origin, Origin::Bound(_))
+        matches!(self.origin, Origin::Bound { .. })
     }
 }
 
@@ -81,13 +67,47 @@ impl AsFd for Listener {
 #[derive(Debug)]
 pub(crate) struct Listeners {
     pub(crate) inheritance: Inheritance,
+    stored: Stored,
+    /// Names that systemd's store is to forget.
+    discarded: Vec<String>,
+    /// There may be a store: what it keeps must be found as it was left.
+    may_be_kept: bool,
     open: BTreeMap<ListenerId, Listener>,
     last: u32,
 }
 
 impl Listeners {
-    pub(crate) fn new(inheritance: Inheritance) -> Listeners {
-        Listeners { inheritance, open: BTreeMap::new(), last: 0 }
+    /// `may_be_kept`: what is open at the end may be given back to the next start.
+    pub(crate) fn new(mut inheritance: Inheritance, may_be_kept: bool) -> Listeners {
+        let stored = Stored::new(inheritance.take_stored(LISTENERS));
+        let (open, discarded) = (BTreeMap::new(), Vec::new());
+        Listeners { inheritance, stored, discarded, may_be_kept, open, last: 0 }
+    }
+
+    /// Closes what was kept for a configuration that is no more: its clients wait in vain, and its
+    /// address may be needed.
+    pub(crate) fn discard_unused(&mut self, config: &Config) {
+        let entries = config.pools.iter().flat_map(|pool| &pool.listen);
+        let addresses: Vec<&Address> = entries.filter_map(|it| it.address.as_ref()).collect();
+        self.discarded.extend(self.stored.keep_only(&addresses));
+    }
+
+    /// Names that systemd's store is to forget.
+    pub(crate) fn take_discarded(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.discarded)
+    }
+
+    /// Sockets of our own that systemd's store is to keep; each is answered once.
+    pub(crate) fn take_unstored(&mut self) -> Vec<(&str, BorrowedFd<'_>)> {
+        let listeners = self.open.values_mut();
+        let unstored = listeners.filter_map(|listener| match &mut listener.origin {
+            Origin::Bound { name: Some(name), is_stored, .. } if !*is_stored => {
+                *is_stored = true;
+                Some((name.as_str(), listener.socket.as_fd()))
+            }
+            Origin::Bound { .. } | Origin::Inherited(..) => None,
+        });
+        unstored.collect()
     }
 
     pub(crate) fn get(&self, id: ListenerId) -> Option<&Listener> {
@@ -146,33 +166,46 @@ impl Listeners {
         let Some(address) = &entry.address else {
             return Err(self.inheritance.miss(&pool.name, &entry.text));
         };
-        let socket = bind(address).map_err(|error| {
-            let own = self.own_at(address);
-            let remedy = match error.raw_os_error() {
-                Some(nix::libc::EADDRINUSE) if own.is_some() => &format!(
-                    "; this service listens there itself, as {}: keep that text, or change it in \
-                     two reloads",
-                    own.unwrap_or_default()
-                ),
-                Some(nix::libc::EADDRINUSE) => {
-                    "; another program listens there: stop it, or choose another address"
-                }
-                Some(nix::libc::EACCES)
-                    if matches!(address, Address::Tcp(_) | Address::Port(_)) =>
-                {
-                    "; ports below 1024 need a privileged master or a .socket unit"
-                }
-                Some(nix::libc::EADDRNOTAVAIL) => "; this machine has no such address",
-                _ => "",
-            };
-            let why = why(&error);
-            format!("pool {} cannot listen on {}: {why}{remedy}", pool.name, entry.text)
-        })?;
+        let found = self.stored.claim(address);
+        let is_stored = found.is_some();
+        let socket = match found {
+            Some((_, socket)) => socket,
+            None => bind(address).map_err(|error| self.refusal(pool, entry, address, &error))?,
+        };
         let file = match address {
             Address::Unix(path) => SocketFile::of(path),
             Address::Tcp(_) | Address::Port(_) | Address::Abstract(_) => None,
         };
-        Ok(vec![self.insert(entry, socket, Origin::Bound(file))])
+        let name = name_of(address);
+        Ok(vec![self.insert(entry, socket, Origin::Bound { file, name, is_stored })])
+    }
+
+    /// Why an address cannot be had, and what to do.
+    fn refusal(
+        &self,
+        pool: &Pool,
+        entry: &Listen,
+        address: &Address,
+        error: &std::io::Error,
+    ) -> String {
+        let own = self.own_at(address);
+        let remedy = match error.raw_os_error() {
+            Some(nix::libc::EADDRINUSE) if own.is_some() => &format!(
+                "; this service listens there itself, as {}: keep that text, or change it in two \
+                 reloads",
+                own.unwrap_or_default()
+            ),
+            Some(nix::libc::EADDRINUSE) => {
+                "; another program listens there: stop it, or choose another address"
+            }
+            Some(nix::libc::EACCES) if matches!(address, Address::Tcp(_) | Address::Port(_)) => {
+                "; ports below 1024 need a privileged master or a .socket unit"
+            }
+            Some(nix::libc::EADDRNOTAVAIL) => "; this machine has no such address",
+            _ => "",
+        };
+        let why = why(error);
+        format!("pool {} cannot listen on {}: {why}{remedy}", pool.name, entry.text)
     }
 
     /// The entry under which this service itself listens at that port or path.
@@ -216,24 +249,45 @@ impl Listeners {
         }
     }
 
-    /// Closes a listener; an inherited one may be claimed again.
+    /// Closes a listener that no pool uses any more; an inherited one may be claimed again.
     pub(crate) fn close(&mut self, id: ListenerId) {
+        let Some(Listener { socket, origin, .. }) = self.open.remove(&id) else { return };
+        match origin {
+            Origin::Inherited(name, local) => {
+                self.inheritance.put_back(Inherited { name, socket, local });
+            }
+            Origin::Bound { file, name, is_stored } => {
+                if let Some(file) = file {
+                    file.remove();
+                }
+                if is_stored {
+                    // systemd closes its duplicate later; nobody is to wait there until then.
+                    stop_listening(&socket);
+                    self.discarded.extend(name);
+                }
+            }
+        }
+    }
+
+    /// Closes a listener at the end of the service. What the next start may get back is left as it
+    /// is, its file included; a file that was left in vain is replaced when it is bound anew.
+    pub(crate) fn leave(&mut self, id: ListenerId) {
         let Some(listener) = self.open.remove(&id) else { return };
         match listener.origin {
-            Origin::Inherited(name, local) => {
-                self.inheritance.put_back(Inherited { name, socket: listener.socket, local });
+            Origin::Bound { file: Some(file), is_stored, .. }
+                if !(is_stored && self.may_be_kept) =>
+            {
+                file.remove();
             }
-            Origin::Bound(Some(file)) => file.remove(),
-            Origin::Bound(None) => {}
+            Origin::Bound { .. } | Origin::Inherited(..) => {}
         }
     }
 }
 
 impl Drop for Listeners {
-    /// Removes the files of the sockets that are ours.
     fn drop(&mut self) {
         for id in self.ids() {
-            self.close(id);
+            self.leave(id);
         }
     }
 }

@@ -6,10 +6,12 @@
 //! ```text
 //! observe, perform     the two halves            commands          what is commanded
 //! inherit, listeners   sockets, by name          token, signals    what a readable descriptor is
+//! stored               sockets kept by systemd   outbox            the way to systemd
 //! prepare              a configuration → a wish  control           who may command
 //! pin, accounts        what a generation runs    boards            scoreboards for the mind
 //! linger, diagnose     whom nobody takes, what hangs
 //! journal, record      what is said              notify, report    what systemd and people see
+//! output               where workers' output goes
 //! ```
 
 mod accounts;
@@ -24,12 +26,15 @@ mod linger;
 mod listeners;
 mod notify;
 mod observe;
+mod outbox;
+mod output;
 mod perform;
 mod pin;
 mod prepare;
 mod record;
 mod report;
 mod signals;
+mod stored;
 mod token;
 
 use std::collections::BTreeMap;
@@ -49,10 +54,11 @@ use crate::sys::poller::Poller;
 use boards::Boards;
 use control::Control;
 use inherit::Inheritance;
-use journal::{Journal, Level};
+use journal::{Entry, Journal, Level};
 use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
+use output::Outputs;
 use prepare::Editions;
 use signals::Signals;
 use token::Token;
@@ -160,6 +166,7 @@ pub(crate) struct Daemon {
     /// Something went back or gave up since: what runs may not be what is configured.
     must_roll: bool,
     journal: Journal,
+    outputs: Outputs,
     notify: Notify,
     watchdog_at: Option<Instant>,
     /// Something happened that people may want to see.
@@ -218,13 +225,14 @@ impl Daemon {
         };
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
+        let notify = Notify::from_env()?;
         let seed = u64::from(std::process::id()) ^ unique_number();
         Ok(Daemon {
             supervisor: Supervisor::new(settings.generations as usize, seed),
             boards: Boards::default(),
             poller: Poller::new().map_err(|error| fail("epoll", error))?,
             signals,
-            listeners: Listeners::new(inheritance),
+            listeners: Listeners::new(inheritance, notify.may_have_store()),
             workers: BTreeMap::new(),
             held: BTreeMap::new(),
             last_connection: 0,
@@ -235,10 +243,11 @@ impl Daemon {
             wishes: BTreeMap::new(),
             last_wish: 0,
             source: options.source,
+            outputs: Outputs::new(settings.log),
             config,
             must_roll: false,
             journal: Journal::start().map_err(|error| fail("the log thread", error))?,
-            notify: Notify::from_env()?,
+            notify,
             watchdog_at: None,
             is_news: true,
             warnings: Vec::new(),
@@ -279,7 +288,9 @@ impl Daemon {
         }
         self.watchdog_at = self.notify.watchdog.map(|interval| self.now + interval);
         self.watch_own()?;
+        self.follow_orphans();
         let config = Arc::new(self.config.clone());
+        self.listeners.discard_unused(&config);
         let prepared = self.editions.prepare(&config, &[], &[], &mut self.listeners)?;
         let edition = prepared.edition;
         self.wish(Wish { client: None, config, names: Vec::new(), edition }, prepared);
@@ -289,6 +300,7 @@ impl Daemon {
     fn watch_own(&mut self) -> Result<(), String> {
         let watch = || -> std::io::Result<()> {
             self.poller.add(self.signals.get_read(), Token::Signals.encode())?;
+            self.poller.add(&self.journal, Token::Journal.encode())?;
             if let Some(control) = &self.control {
                 self.poller.add(control.listener(), Token::Control.encode())?;
             }
@@ -302,6 +314,7 @@ impl Daemon {
         let mut ready = Vec::new();
         loop {
             self.perform_all();
+            self.keep_listeners();
             if let Some(ending) = self.ended.take() {
                 return ending;
             }
@@ -361,15 +374,15 @@ impl Daemon {
     }
 
     /// What may happen many times a second is said once, and stands in the status since.
-    fn say_once(&mut self, text: String) {
-        if !self.warnings.contains(&text) {
-            self.say(Level::Warning, &text);
-            self.warnings.push(text);
+    fn say_once(&mut self, entry: Entry) {
+        if !self.warnings.contains(&entry.text) {
+            self.warnings.push(entry.text.clone());
+            self.journal.say(entry);
         }
     }
 
     fn say(&mut self, level: Level, text: impl std::fmt::Display) {
-        self.journal.say(level, text);
+        self.journal.say(Entry::new(level, text));
     }
 }
 

@@ -1,42 +1,22 @@
-//! What systemd is told: READY, RELOADING, STOPPING, STATUS, WATCHDOG.
+//! What systemd is told: READY, RELOADING, STOPPING, STATUS, WATCHDOG, and what it keeps for us.
 //!
-//! sd-notify knows the words; the sending is done here, because a manager that does not read must
-//! not stop the loop that dispatches: its socket is never waited for. What cannot be sent now is
-//! kept in order (of STATUS only the last one) and sent later. Without a NOTIFY_SOCKET all of this
-//! does nothing.
+//! sd-notify knows the words; `outbox` does the sending. Without a NOTIFY_SOCKET all of this does
+//! nothing.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// How long a manager that does not read is left alone.
-const RETRY: Duration = Duration::from_millis(200);
-/// Messages that are kept for it; beyond that the oldest go.
-const KEPT_MAX: usize = 64;
+use super::outbox::Outbox;
 
 /// The manager that started us, if it listens.
 #[derive(Debug)]
 pub(crate) struct Notify {
-    manager: Option<Manager>,
+    outbox: Option<Outbox>,
     /// How often WATCHDOG=1 is due, if it is.
     pub(crate) watchdog: Option<Duration>,
     status: String,
-    unsent: VecDeque<String>,
-    retry_at: Option<Instant>,
-    failure: Option<String>,
-    has_complained: bool,
-}
-
-#[derive(Debug)]
-struct Manager {
-    socket: UnixDatagram,
-    address: SocketAddr,
 }
 
 impl Notify {
@@ -45,23 +25,25 @@ impl Notify {
     /// # Errors
     /// A sentence: NOTIFY_SOCKET names no socket.
     pub(crate) fn from_env() -> Result<Notify, String> {
-        let manager = match std::env::var_os("NOTIFY_SOCKET") {
+        let outbox = match std::env::var_os("NOTIFY_SOCKET") {
             None => None,
-            Some(name) => Some(Manager::new(&name).map_err(|error| {
+            Some(name) => Some(Outbox::new(&name).map_err(|error| {
                 let name = name.to_string_lossy();
                 format!("NOTIFY_SOCKET={name} cannot be used: {error}")
             })?),
         };
         Ok(Notify {
-            manager,
+            outbox,
             // A third of the limit: two messages may be late before it strikes.
             watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 3),
             status: String::new(),
-            unsent: VecDeque::new(),
-            retry_at: None,
-            failure: None,
-            has_complained: false,
         })
+    }
+
+    /// Whether there may be a descriptor store that outlives this process. Not known for sure
+    /// before systemd 254, which says so in FDSTORE.
+    pub(crate) fn may_have_store(&self) -> bool {
+        self.outbox.is_some()
     }
 
     /// READY=1
@@ -84,8 +66,8 @@ impl Notify {
 
     /// WATCHDOG=1. One that cannot be sent is not kept: the next one says more.
     pub(crate) fn alive(&mut self) {
-        if let Some(manager) = &self.manager {
-            let _ = manager.send(&NotifyState::Watchdog.to_string());
+        if let Some(outbox) = &self.outbox {
+            outbox.post_now(&NotifyState::Watchdog.to_string());
         }
     }
 
@@ -93,76 +75,83 @@ impl Notify {
     pub(crate) fn status(&mut self, text: &str, now: Instant) {
         if self.status != text {
             text.clone_into(&mut self.status);
-            self.unsent.retain(|kept| !kept.starts_with("STATUS="));
+            if let Some(outbox) = &mut self.outbox {
+                outbox.forget("STATUS=");
+            }
             let line = text.replace(['\n', '\r'], " ");
             self.say(&[NotifyState::Status(&line)], now);
         }
     }
 
+    /// FDSTORE=1: systemd keeps a duplicate of `descriptor` under `name` and hands it to the next
+    /// start, after a crash or a `systemctl restart`. Storing under a name that is in use adds
+    /// another; see [`Notify::discard`].
+    pub(crate) fn store(&mut self, name: &str, descriptor: BorrowedFd<'_>, now: Instant) {
+        let name = store_name(name);
+        let state =
+            [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
+        if let Some(outbox) = &mut self.outbox {
+            outbox.post(lines(&state), Some(descriptor), now);
+        }
+    }
+
+    /// FDSTOREREMOVE=1: systemd closes everything that it keeps under `name`.
+    pub(crate) fn discard(&mut self, name: &str, now: Instant) {
+        let name = store_name(name);
+        self.say(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)], now);
+    }
+
     /// When what is kept is tried again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.retry_at
+        self.outbox.as_ref().and_then(Outbox::deadline)
     }
 
     /// Tries again what is kept, if it is time.
     pub(crate) fn retry(&mut self, now: Instant) {
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.flush(now);
+        if let Some(outbox) = &mut self.outbox {
+            outbox.retry(now);
         }
     }
 
     /// Why a message could not be sent, once.
     pub(crate) fn take_failure(&mut self) -> Option<String> {
-        self.failure.take()
+        self.outbox.as_mut().and_then(Outbox::take_failure)
     }
 
     fn say(&mut self, state: &[NotifyState<'_>], now: Instant) {
-        if self.manager.is_none() {
-            return;
-        }
-        let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
-        self.unsent.push_back(lines.join("\n"));
-        if self.unsent.len() > KEPT_MAX {
-            self.unsent.pop_front();
-        }
-        self.flush(now);
-    }
-
-    fn flush(&mut self, now: Instant) {
-        let Some(manager) = &self.manager else { return };
-        self.retry_at = None;
-        while let Some(message) = self.unsent.front() {
-            if let Err(error) = manager.send(message) {
-                self.retry_at = Some(now + RETRY);
-                if !std::mem::replace(&mut self.has_complained, true) {
-                    self.failure = Some(format!("systemd cannot be notified for now: {error}"));
-                }
-                return;
-            }
-            self.unsent.pop_front();
+        if let Some(outbox) = &mut self.outbox {
+            outbox.post(lines(state), None, now);
         }
     }
 }
 
-impl Manager {
-    fn new(name: &OsString) -> io::Result<Manager> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        let address = match name.as_bytes().strip_prefix(b"@") {
-            Some(name) => SocketAddr::from_abstract_name(name)?,
-            None => SocketAddr::from_pathname(name)?,
-        };
-        Ok(Manager { socket, address })
-    }
+/// One assignment a line.
+fn lines(state: &[NotifyState<'_>]) -> String {
+    let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
 
-    fn send(&self, message: &str) -> io::Result<()> {
-        self.socket.send_to_addr(message.as_bytes(), &self.address).map(drop)
-    }
+/// The longest name that systemd takes for a stored descriptor, in bytes.
+const NAME_MAX: usize = 255;
+
+/// `name` as systemd takes it: up to 255 printable ASCII characters without a colon. What is not
+/// becomes `_`, and what is too long is cut.
+pub(crate) fn store_name(name: &str) -> String {
+    let plain = |c: char| if matches!(c, ' '..='~') && c != ':' { c } else { '_' };
+    name.chars().take(NAME_MAX).map(plain).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::ffi::OsString;
+    use std::os::fd::AsFd;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
+
+    use crate::sys::ancillary::{Received, receive};
 
     #[expect(clippy::disallowed_methods, reason = "a test has no loop")]
     fn now() -> Instant {
@@ -170,16 +159,20 @@ mod tests {
     }
 
     fn notify(name: &OsString) -> Notify {
-        Notify { manager: Some(Manager::new(name).unwrap()), ..Notify::from_env().unwrap() }
+        Notify { outbox: Some(Outbox::new(name).unwrap()), ..Notify::from_env().unwrap() }
     }
 
-    #[test]
-    fn a_manager_that_does_not_read_is_told_later_and_in_order() {
-        let name = OsString::from(format!("@rcluster-notify-{}", std::process::id()));
+    /// A manager that listens at an abstract name.
+    fn manager(kind: &str) -> (OsString, UnixDatagram) {
+        let name = OsString::from(format!("@rcluster-{kind}-{}", std::process::id()));
         let address = SocketAddr::from_abstract_name(&name.as_bytes()[1..]).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
         manager.set_nonblocking(true).unwrap();
-        let mut notify = notify(&name);
+        (name, manager)
+    }
+
+    /// Posts until the manager's queue is full.
+    fn fill(notify: &mut Notify) {
         let mut rounds = 0;
         while notify.deadline().is_none() {
             notify.reloading(now());
@@ -187,13 +180,29 @@ mod tests {
             rounds += 1;
             assert!(rounds < 10_000, "the queue never filled");
         }
+    }
+
+    fn hear(manager: &UnixDatagram) -> Option<(String, Option<std::os::fd::OwnedFd>)> {
+        let mut buffer = [0; 512];
+        match receive(manager.as_fd(), &mut buffer).unwrap() {
+            Received::Message { len, descriptor, .. } => {
+                Some((String::from_utf8_lossy(&buffer[..len]).into_owned(), descriptor))
+            }
+            Received::Empty | Received::Closed => None,
+        }
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_is_told_later_and_in_order() {
+        let (name, manager) = manager("later");
+        let mut notify = notify(&name);
+        fill(&mut notify);
         notify.status("one", now());
         notify.status("two", now());
-        let mut buffer = [0; 256];
         let mut heard = Vec::new();
         loop {
-            while let Ok(count) = manager.recv(&mut buffer) {
-                heard.push(String::from_utf8_lossy(&buffer[..count]).into_owned());
+            while let Some((text, _)) = hear(&manager) {
+                heard.push(text);
             }
             let Some(at) = notify.deadline() else { break };
             notify.retry(at);
@@ -214,9 +223,40 @@ mod tests {
         notify.ready(now());
         let manager = UnixDatagram::bind(&path).unwrap();
         notify.retry(notify.deadline().unwrap());
-        let mut buffer = [0; 64];
-        let count = manager.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..count], b"READY=1");
+        assert_eq!(hear(&manager).unwrap().0, "READY=1");
         assert_eq!(notify.deadline(), None);
+    }
+
+    #[test]
+    fn what_is_stored_arrives_late_and_in_order_though_its_owner_has_closed_it() {
+        let (name, manager) = manager("store");
+        let mut notify = notify(&name);
+        fill(&mut notify);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        notify.discard("a:b", now());
+        notify.store("a:b", theirs.as_fd(), now());
+        drop(theirs);
+        let mut heard = Vec::new();
+        loop {
+            heard.extend(std::iter::from_fn(|| hear(&manager)));
+            let Some(at) = notify.deadline() else { break };
+            notify.retry(at);
+        }
+        let (stored, descriptor) = heard.pop().unwrap();
+        assert_eq!(stored, "FDSTORE=1\nFDNAME=a_b\nFDPOLL=0");
+        assert_eq!(heard.pop().unwrap().0, "FDSTOREREMOVE=1\nFDNAME=a_b");
+        assert!(heard.iter().all(|(_, descriptor)| descriptor.is_none()));
+        // It is the one that was stored: what is written there is read here.
+        use std::io::{Read, Write};
+        UnixStream::from(descriptor.unwrap()).write_all(b"x").unwrap();
+        let mut text = String::new();
+        (&ours).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "x");
+    }
+
+    #[test]
+    fn a_stored_name_is_one_that_systemd_takes() {
+        assert_eq!(store_name("log.web:1\n\u{e9}\x7f~"), "log.web_1___~");
+        assert_eq!(store_name(&"x".repeat(1000)).len(), 255);
     }
 }

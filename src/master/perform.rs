@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::Signal;
 
-use super::journal::Level;
+use super::journal::{Level, MessageId};
 use super::{Daemon, Outcome, Token};
 use crate::kinds::native::{Start, Worker};
 use crate::supervisor::{
@@ -81,15 +81,27 @@ impl Daemon {
         if let Some(what) = pinned.overwritten().filter(|_| !last_resort) {
             return Err(format!("cannot be started as it was: {what}"));
         }
-        let (command, keep) = pinned.command()?;
+        let (mut command, keep) = pinned.command()?;
         let plain = |error: std::io::Error| crate::config::why(&error);
         let directory = pinned.directory().map_err(plain)?;
         let identity = pinned.identity.clone();
         let (board, words) = self.boards.seat(who.pool, seat).map_err(plain)?;
         words.clear(request_limit);
-        let pool = self.editions.name(who.pool);
+        let pool = self.editions.name(who.pool).to_owned();
         let program = std::path::PathBuf::from(command.get_program());
-        let start = Start { who, pool, seat, board, words, command, keep, directory, identity };
+        let (output, read) = self.open_output(&pool, &who, &mut command)?;
+        let start = Start {
+            who,
+            pool: &pool,
+            seat,
+            board,
+            words,
+            command,
+            keep,
+            directory,
+            identity,
+            output,
+        };
         let worker = Worker::start(start)
             .map_err(|error| format!("cannot run {}: {}", program.display(), plain(error)))?;
         let watched = self
@@ -104,7 +116,10 @@ impl Daemon {
             return Err(format!("cannot be watched: {error}"));
         }
         let text = format!("{} started", self.describe(who.worker));
-        self.say(Level::Info, text);
+        self.journal.say(self.about(&who, Level::Info, text).id(MessageId::Started));
+        if let Some(read) = read {
+            self.follow_output(&who, read);
+        }
         Ok(())
     }
 
@@ -201,7 +216,7 @@ impl Daemon {
             }
             self.attend(id, Attention::Pause);
             if is_ours {
-                self.listeners.close(id);
+                self.listeners.leave(id);
             }
         }
         self.report(Event::Swept);
@@ -240,6 +255,16 @@ impl Daemon {
             Announcement::Stopping => self.notify.stopping(self.now),
         }
         self.is_news = true;
+    }
+
+    /// Has systemd keep the sockets that are only ours, and forget those that are closed.
+    pub(super) fn keep_listeners(&mut self) {
+        for name in self.listeners.take_discarded() {
+            self.notify.discard(&name, self.now);
+        }
+        for (name, socket) in self.listeners.take_unstored() {
+            self.notify.store(name, socket, self.now);
+        }
     }
 
     pub(super) fn note_outcome(&mut self, is_ok: bool, message: String) {

@@ -130,6 +130,34 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Sends one datagram, with a copy of `descriptor` if there is one, without blocking and without
+/// SIGPIPE.
+///
+/// # Errors
+/// Those of `sendmsg(2)`; `WouldBlock` when the queue is full, `ECONNREFUSED` or `ENOENT` when
+/// nobody listens.
+#[cfg(feature = "daemon")]
+pub fn send_to(
+    socket: BorrowedFd<'_>,
+    to: &nix::sys::socket::UnixAddr,
+    message: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let descriptors: Vec<i32> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let rights = if descriptors.is_empty() { &rights[..0] } else { &rights[..] };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let parts = [io::IoSlice::new(message)];
+    loop {
+        match sendmsg(socket.as_raw_fd(), &parts, rights, flags, Some(to)) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// The master's end of a channel, through which descriptors are sent.
 ///
 /// sendfd offers no flags, so the socket itself is non-blocking; Rust programs ignore SIGPIPE.
@@ -189,9 +217,18 @@ pub fn take_from_env(name: &str) -> io::Result<OwnedFd> {
     if number < 3 {
         return Err(wrong("is not a descriptor that was handed over"));
     }
+    take_over(number).map_err(|_| wrong("is not open"))
+}
+
+/// Takes over a descriptor that this process was started with, by its number; the caller takes
+/// each only once. It is made close-on-exec.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn take_over(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: fcntl on a number that may be closed only fails.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(wrong("is not open"));
+        return Err(io::Error::last_os_error());
     }
     // SAFETY: open, and handed to this process by its parent for this purpose; nobody else in this
     // process knows the number.

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use nix::sys::socket::sockopt::{AcceptConn, Ipv6V6Only, ReuseAddr, SockType as TypeOf};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
     SockaddrStorage, UnixAddr, bind, connect, getpeername, getsockname, getsockopt, listen,
-    setsockopt, socket,
+    setsockopt, shutdown, socket,
 };
 
 /// Where a socket listens.
@@ -128,6 +128,13 @@ pub fn check_listening(socket: &OwnedFd) -> io::Result<()> {
         return wrong("is one client's connection, not a listening socket; set Accept=no");
     }
     set_nonblocking(socket.as_fd())
+}
+
+/// Ends the listening itself, for every duplicate of the socket. Who waits there is reset. A TCP
+/// address is free at once; a name of a Unix socket is free when the last duplicate is closed.
+pub fn stop_listening(socket: &OwnedFd) {
+    // It fails on what does not listen any more.
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
 /// Sets O_NONBLOCK on the open file that `socket` refers to.

@@ -239,8 +239,6 @@ pub(crate) fn not_yet(world: &mut World) {
         world.refuse(&format!("{POOL}{key} = «\"{word}\"\n"), &[said, now]);
     }
     for (key, value, now) in [
-        ("log", "\"fields\"", "this version has `inherit`"),
-        ("log", "\"stream\"", "this version has `inherit`"),
         ("idle-exit", "\"5min\"", "this version has `never`"),
         ("idle-exit", "300", "this version has `never`"),
     ] {

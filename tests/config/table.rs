@@ -195,7 +195,10 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("[master]\ncontrol-mode = «\"77777777777777777777\"", &["octal"]),
     ("[master]\ncontrol-group = «\"\"", &["empty text"]),
     ("[master]\nidle-exit = «\"banana\"", &["which is no time", "\"never\""]),
-    ("[master]\nlog = «\"syslog\"", &["`log` cannot be `syslog`", "write `inherit`"]),
+    (
+        "[master]\nlog = «\"syslog\"",
+        &["`log` cannot be `syslog`", "write `fields`, `stream` or `inherit`"],
+    ),
 ];
 
 pub(crate) fn by_hand(world: &mut World) {

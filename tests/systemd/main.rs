@@ -10,6 +10,7 @@ mod support;
 
 mod basics;
 mod control;
+mod journald;
 mod package;
 mod units;
 
