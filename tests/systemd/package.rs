@@ -80,6 +80,8 @@ fn other_program(target: &Path) -> PathBuf {
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
+    // Of what was there before nothing stays.
+    let _ = std::fs::remove_dir_all(&tree);
     std::fs::create_dir_all(&tree).unwrap();
     let parts = ["src", "examples", "benches", "packaging", "README.md", "Cargo.lock", "LICENSE"];
     // With their times, so that only what has changed is built anew.
@@ -313,6 +315,45 @@ fn the_rpm_is_installed_upgraded_and_erased(machine: &Machine) {
     });
 }
 
+/// The blocks of shell in the README's first steps, as they are to be typed.
+fn first_steps() -> Vec<String> {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let begin = readme.find("\n## Install, and a first service").unwrap();
+    let end = readme.find("\n### What the packages do").unwrap();
+    let blocks = readme[begin..end].split("```sh\n").skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
+}
+
+fn the_readmes_first_steps_work_as_typed(machine: &Machine) {
+    let built = match built() {
+        Ok(built) => built,
+        Err(why) => return println!("LEFT OUT: {why}"),
+    };
+    let home = "/root/rcluster";
+    let name = built.deb.file_name().unwrap().to_str().unwrap();
+    machine.put(&built.deb, &format!("{home}/target/packages/{name}"));
+    let app = Path::new(RCLUSTER).with_file_name("examples").join("app");
+    machine.put(app, &format!("{home}/target/release/examples/app"));
+    let steps = first_steps();
+    assert!(steps.len() >= 6, "{steps:?}");
+    let mut answers = Vec::new();
+    for step in &steps {
+        // What is built, was built outside: there are no crates in a machine without a network.
+        let is_built =
+            |line: &&str| line.starts_with("packaging/build") || line.starts_with("cargo build");
+        let typed: Vec<&str> = step.lines().filter(|line| !is_built(line)).collect();
+        let typed = typed.join("\n").replace("curl ", "curl -sS ");
+        let said = machine.sh(&format!("cd {home} && set -ex\n{typed}")).ok().text;
+        assert!(!said.contains("No entries"), "{step}: {said}");
+        let answered =
+            said.lines().filter(|line| line.contains("It works") || line.contains("hello"));
+        answers.extend(answered.map(str::to_owned));
+    }
+    let page = answers.iter().filter(|line| line.starts_with("It works. pool web")).count();
+    let app = answers.iter().filter(|line| line.contains("hello")).count();
+    assert_eq!((page, app), (1, 4), "{answers:?}");
+}
+
 #[test]
 fn lintian_has_nothing_to_say() {
     match built() {
@@ -366,4 +407,5 @@ crate::scenarios! {
     upgrades_and_downgrades_lose_nobody,
     removed_it_drains_and_purged_it_leaves_nothing,
     the_rpm_is_installed_upgraded_and_erased,
+    the_readmes_first_steps_work_as_typed,
 }
