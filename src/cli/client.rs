@@ -221,6 +221,8 @@ pub enum Error {
     Refused(String),
     /// The master tried, and it failed: why, and what to do.
     Failed(String),
+    /// The master began, and then the service was told to end: a sentence.
+    Stopping(String),
     /// The master does not know this method.
     Unknown,
     /// The master answered an error of no known name.
@@ -253,6 +255,7 @@ impl Error {
         match (name.rsplit_once('.'), reason) {
             (Some((INTERFACE, "Refused")), Ok(reason)) => Error::Refused(reason),
             (Some((INTERFACE, "Failed")), Ok(reason)) => Error::Failed(reason),
+            (Some((INTERFACE, "Stopping")), Ok(reason)) => Error::Stopping(reason),
             (Some(("org.varlink.service", "MethodNotFound" | "InterfaceNotFound")), _) => {
                 Error::Unknown
             }
@@ -301,7 +304,9 @@ impl fmt::Display for Error {
                 env!("CARGO_PKG_VERSION")
             ),
             Error::Superfluous => f.write_str("the master said more than it was asked"),
-            Error::Refused(reason) | Error::Failed(reason) => f.write_str(reason),
+            Error::Refused(reason) | Error::Failed(reason) | Error::Stopping(reason) => {
+                f.write_str(reason)
+            }
             Error::Unknown => write!(
                 f,
                 "the master does not know this; it is of another version than this rcluster ({})",

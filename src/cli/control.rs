@@ -4,8 +4,11 @@
 //! limits for every step, and whoever waits can end the waiting with Ctrl-C, which changes nothing.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
+use signal_hook::flag::register_conditional_shutdown;
 
 use crate::wire::control::{ReloadParameters, ReloadResults, ScaleParameters};
 
@@ -24,6 +27,10 @@ pub(super) fn reload(typed: &Reload) -> Result<(), Failure> {
         let instead = "`rcluster check` says what is wrong with the configuration";
         return Err(Failure::Later { what: "reload --check", instead });
     }
+    let is_exec_reload = is_started_by_systemd();
+    if is_exec_reload {
+        yield_to_stop().map_err(Failure::Output)?;
+    }
     let parameters = ReloadParameters { pools: typed.pools.clone(), no_wait: typed.no_wait };
     let mut client = Client::find(&typed.master, &environment)?;
     if !typed.no_wait {
@@ -31,14 +38,27 @@ pub(super) fn reload(typed: &Reload) -> Result<(), Failure> {
     }
     client.call("Reload", parameters, !typed.no_wait)?;
     let line = Line::new(io::stdout(), output::is_terminal());
-    let outcome = watch_rollout(&mut client, line).map_err(|error| {
-        if matches!(error, Error::Ended) {
-            Failure::Gone { when: "before the reload was over" }
-        } else {
-            error.into()
-        }
-    })?;
+    let outcome = match watch_rollout(&mut client, line) {
+        Ok(outcome) => outcome,
+        Err(Error::Stopping(_)) if is_exec_reload => return Ok(()),
+        Err(Error::Ended) => return Err(Failure::Gone { when: "before the reload was over" }),
+        Err(error) => return Err(error.into()),
+    };
     Ok(output::print(&sentence(&outcome.message, "the reload is over"))?)
+}
+
+/// Whether this process is a command of a unit, such as its `ExecReload=`.
+fn is_started_by_systemd() -> bool {
+    let meant = std::env::var("SYSTEMD_EXEC_PID").ok();
+    meant.is_some_and(|pid| pid == std::process::id().to_string())
+}
+
+/// Ends well on SIGTERM. When a service is stopped during a reload, systemd ends the command that
+/// waits for the reload, and would call a stop failed for a command that died of it. Its callers
+/// are told by systemd that the reload was cancelled.
+fn yield_to_stop() -> io::Result<()> {
+    let always = Arc::new(AtomicBool::new(true));
+    register_conditional_shutdown(signal_hook::consts::SIGTERM, 0, always).map(drop)
 }
 
 /// Shows the steps of a rollout until it is over.

@@ -220,7 +220,7 @@ impl Daemon {
                 Answer::results(&results)
             }
             // A rollout that the end of the service interrupts is not rolled back.
-            Err(why) if self.was_told_to_stop => Answer::refusal("Failed", why),
+            Err(why) if self.was_told_to_stop => Answer::refusal("Stopping", why),
             Err(why) => Answer::refusal("Failed", format!("rolled back: {why}")),
         };
         if let Some((client, _)) = wish.client {
