@@ -248,7 +248,7 @@ impl Daemon {
             let first = problems.0.first().map(ToString::to_string).unwrap_or_default();
             format!("the configuration is not valid: {first}{more}")
         });
-        let config = config.inspect_err(|why| self.note_outcome(false, why.clone()))?;
+        let config = config.inspect_err(|why| self.note_refusal(why.clone()))?;
         let status = self.supervisor.status(self.now, &self.boards);
         let is_settled = status.progress.is_none() && !status.is_reload_waiting;
         let is_same = is_settled
@@ -262,7 +262,7 @@ impl Daemon {
         let prepared = self
             .editions
             .prepare(&config, names, &active, &mut self.listeners)
-            .inspect_err(|why| self.note_outcome(false, why.clone()))?;
+            .inspect_err(|why| self.note_refusal(why.clone()))?;
         if config.master != self.config.master {
             self.say(Level::Warning, "what changed in [master] holds from the next start on");
         }

@@ -59,6 +59,7 @@ impl Daemon {
             | Record::Overdue { .. }
             | Record::Left { .. }
             | Record::Resized { .. }
+            | Record::Idle { .. }
             | Record::Stopping { .. } => {}
         }
     }
@@ -122,6 +123,7 @@ impl Daemon {
             | Record::RolledBack { .. }
             | Record::GaveUp { .. }
             | Record::Resized { .. }
+            | Record::Idle { .. }
             | Record::Stopping { .. } => self.line_about_pools(record),
         }
     }
@@ -164,6 +166,14 @@ impl Daemon {
             }
             Record::Resized { pool, workers } => {
                 let text = format!("{} has {workers} workers now", self.editions.name(*pool));
+                (Level::Notice, text)
+            }
+            Record::Idle { quiet } => {
+                let quiet = short(*quiet);
+                let text = format!(
+                    "nobody has connected for {quiet}: ending; the next client starts the service \
+                     again"
+                );
                 (Level::Notice, text)
             }
             Record::Stopping { workers } => {

@@ -241,8 +241,6 @@ pub(crate) fn not_yet(world: &mut World) {
     for (key, value, now) in [
         ("log", "\"fields\"", "this version has `inherit`"),
         ("log", "\"stream\"", "this version has `inherit`"),
-        ("idle-exit", "\"5min\"", "this version has `never`"),
-        ("idle-exit", "300", "this version has `never`"),
     ] {
         world.refuse(&format!("{POOL}[master]\n{key} = «{value}\n"), &[said, now]);
     }
