@@ -65,6 +65,7 @@ impl Daemon {
             | Record::Overdue { .. }
             | Record::Left { .. }
             | Record::Resized { .. }
+            | Record::Idle { .. }
             | Record::Stopping { .. } => {}
         }
     }
@@ -121,12 +122,7 @@ impl Daemon {
             }
             Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
             Record::Draining { who, reason } => {
-                let reason = match reason {
-                    Reason::Replaced => "its successor serves",
-                    Reason::Surplus => "the pool needs it no more",
-                    Reason::Stop => "the service ends",
-                };
-                let text = format!("{} drains: {reason}", self.who(who));
+                let text = format!("{} drains: {}", self.who(who), in_words(*reason));
                 let entry = self.about(who, Level::Info, text).id(MessageId::Draining);
                 entry.with(CAUSE, reason)
             }
@@ -152,6 +148,7 @@ impl Daemon {
             | Record::RolledBack { .. }
             | Record::GaveUp { .. }
             | Record::Resized { .. }
+            | Record::Idle { .. }
             | Record::Stopping { .. } => self.entry_about_pools(record),
         }
     }
@@ -215,6 +212,14 @@ impl Daemon {
                 let entry = Entry::new(Level::Notice, text).id(MessageId::Resized);
                 entry.pool(name).with(WORKERS, workers)
             }
+            Record::Idle { quiet } => {
+                let quiet = short(*quiet);
+                let text = format!(
+                    "nobody has connected for {quiet}: ending; the next client starts the service \
+                     again"
+                );
+                Entry::new(Level::Notice, text).id(MessageId::Idle)
+            }
             Record::Stopping { workers } => {
                 let text = format!("stopping: {workers} workers drain");
                 Entry::new(Level::Notice, text).id(MessageId::Stopping).with(WORKERS, workers)
@@ -246,7 +251,16 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
         | Record::RolledBack { .. }
         | Record::GaveUp { .. }
         | Record::Resized { .. }
+        | Record::Idle { .. }
         | Record::Stopping { .. } => None,
+    }
+}
+
+fn in_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Replaced => "its successor serves",
+        Reason::Surplus => "the pool needs it no more",
+        Reason::Stop => "the service ends",
     }
 }
 

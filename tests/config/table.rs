@@ -199,6 +199,8 @@ const IN_POOL: &[(&str, &[&str])] = &[
         "[master]\nlog = «\"syslog\"",
         &["`log` cannot be `syslog`", "write `fields`, `stream` or `inherit`"],
     ),
+    ("[master]\nidle-exit = «\"10ms\"", &["`idle-exit` cannot be `10ms`", "from 100ms to 1day"]),
+    ("[master]\nidle-exit = «0", &["`idle-exit` cannot be `0`", "from 100ms to 1day"]),
 ];
 
 pub(crate) fn by_hand(world: &mut World) {
