@@ -46,7 +46,7 @@ use std::time::Instant;
 
 pub use api::Master;
 
-use crate::config::{Config, Problems};
+use crate::config::{Config, MasterSettings, Problems};
 use crate::kinds::native::Worker;
 use crate::supervisor::{
     ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
@@ -237,13 +237,8 @@ impl Daemon {
         };
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
-        let seed = u64::from(std::process::id()) ^ unique_number();
-        let mut supervisor = Supervisor::new(settings.generations as usize, seed);
-        if let Some(after) = settings.idle_exit {
-            supervisor = supervisor.with_idle_exit(after);
-        }
         Ok(Daemon {
-            supervisor,
+            supervisor: mind(settings),
             boards: Boards::default(),
             poller: Poller::new().map_err(|error| fail("epoll", error))?,
             signals,
@@ -377,6 +372,15 @@ impl Daemon {
 
     fn say(&mut self, level: Level, text: impl std::fmt::Display) {
         self.journal.say(level, text);
+    }
+}
+
+fn mind(settings: &MasterSettings) -> Supervisor {
+    let seed = u64::from(std::process::id()) ^ unique_number();
+    let supervisor = Supervisor::new(settings.generations as usize, seed);
+    match settings.idle_exit {
+        Some(after) => supervisor.with_idle_exit(after),
+        None => supervisor,
     }
 }
 

@@ -9,6 +9,7 @@ mod service;
 mod support;
 
 mod basics;
+mod notify;
 
 use machine::{Machine, Tree};
 
