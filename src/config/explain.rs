@@ -30,6 +30,8 @@ fn master(settings: &MasterSettings, out: &mut Out) {
     out.text(
         "log",
         match settings.log {
+            Log::Fields => "fields",
+            Log::Stream => "stream",
             Log::Inherit => "inherit",
         },
     );

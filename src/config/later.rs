@@ -26,11 +26,8 @@ const KEYS: &[&str] = &[
 ];
 
 /// Words that a later version brings: key, words, what there is now.
-const WORDS: &[(&str, &[&str], &str)] = &[
-    ("kind", &["node", "ipc", "inherit"], "native"),
-    ("accept", &["workers"], "master"),
-    ("log", &["fields", "stream"], "inherit"),
-];
+const WORDS: &[(&str, &[&str], &str)] =
+    &[("kind", &["node", "ipc", "inherit"], "native"), ("accept", &["workers"], "master")];
 
 /// The refusal of a key that comes later.
 pub(super) fn key(key: &str) -> Option<Mistake> {

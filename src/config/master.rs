@@ -9,6 +9,10 @@ use super::{Log, MasterSettings, keys, time};
 /// How many generations may be let drain at once, at most.
 const MOST_GENERATIONS: u32 = 64;
 
+/// Where workers' output may go.
+const LOGS: [(&str, Log); 3] =
+    [("fields", Log::Fields), ("stream", Log::Stream), ("inherit", Log::Inherit)];
+
 /// Reads what all the files say in `[master]`.
 pub(super) fn read(sections: &[Section<'_>], report: &mut Report) -> MasterSettings {
     let mut settings = MasterSettings::default();
@@ -20,8 +24,7 @@ pub(super) fn read(sections: &[Section<'_>], report: &mut Report) -> MasterSetti
     for section in sections {
         let read = &mut *report;
         settings.idle_exit = section.read_or("idle-exit", settings.idle_exit, read, idle_exit);
-        settings.log = section
-            .read_or("log", settings.log, read, |entry| entry.word(&[("inherit", Log::Inherit)]));
+        settings.log = section.read_or("log", settings.log, read, |entry| entry.word(&LOGS));
         settings.generations =
             section.read_or("generations", settings.generations, read, |entry| {
                 entry.small(1..=MOST_GENERATIONS, "3")

@@ -104,7 +104,7 @@ impl Default for MasterSettings {
     fn default() -> Self {
         MasterSettings {
             idle_exit: None,
-            log: Log::Inherit,
+            log: Log::default(),
             generations: 3,
             control_mode: 0o660,
             control_group: None,
@@ -116,8 +116,12 @@ impl Default for MasterSettings {
 /// Where the workers' output goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Log {
-    /// Where the master's own output goes.
+    /// Through the master, line by line, with the worker's name.
     #[default]
+    Fields,
+    /// To the journal, in a stream of each worker's own.
+    Stream,
+    /// Where the master's own output goes.
     Inherit,
 }
 

@@ -61,6 +61,8 @@ pub(crate) struct Start<'a> {
     pub(crate) keep: Vec<OwnedFd>,
     pub(crate) directory: Option<OwnedFd>,
     pub(crate) identity: Option<Identity>,
+    /// Its standard output and error; `None`: the master's own.
+    pub(crate) output: Option<OwnedFd>,
 }
 
 impl Worker {
@@ -69,8 +71,8 @@ impl Worker {
     /// # Errors
     /// Those of the system calls; `NotFound` when the program is missing.
     pub(crate) fn start(start: Start<'_>) -> io::Result<Worker> {
-        let Start { who, pool, seat, board, words, mut command, mut keep, directory, identity } =
-            start;
+        let Start { who, pool, seat, board, words, mut command, mut keep, .. } = start;
+        let Start { directory, identity, output, .. } = start;
         let (ours, theirs) = channel::pair()?;
         let inherited = theirs.try_clone()?;
         let board = board.as_fd().try_clone_to_owned()?;
@@ -82,6 +84,9 @@ impl Worker {
             .env(POOL_VARIABLE, pool)
             .env(SLOT_VARIABLE, who.slot.0.to_string())
             .env(GENERATION_VARIABLE, who.generation.0.to_string());
+        if let Some(output) = output {
+            command.stdout(output.try_clone()?).stderr(output);
+        }
         keep.extend([inherited, board]);
         let ignore = IGNORED.to_vec();
         let process = Process::start(command, Preparation { keep, directory, identity, ignore })?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::journal::Level;
+use super::journal::{CAUSE, Entry, Level, MessageId};
 use super::prepare::Prepared;
 use super::{Daemon, Token, Wish};
 use crate::config::{Config, MOST_WORKERS};
@@ -34,7 +34,8 @@ impl Daemon {
             Some(Err(error)) => Err(error),
         };
         if let Err(error) = result {
-            self.say_once(format!("control clients must wait for the moment: {error}"));
+            let text = format!("control clients must wait for the moment: {error}");
+            self.say_once(Entry::new(Level::Warning, text));
             self.rest_control();
         }
     }
@@ -208,17 +209,17 @@ impl Daemon {
 
     fn stop_by_client(&mut self) {
         if !std::mem::replace(&mut self.was_told_to_stop, true) {
-            self.say(Level::Notice, "a client of the control socket wants a stop: draining");
+            let text = "a client of the control socket wants a stop: draining";
+            self.journal.say(Entry::new(Level::Notice, text).id(MessageId::StopAsked));
         }
         self.report(Event::StopRequested);
     }
 
     pub(super) fn reload_by_signal(&mut self, signal: &str) {
         self.say(Level::Notice, format!("{signal}: reloading"));
-        match self.reload(&[], None) {
-            Ok(Some(message)) => self.say(Level::Notice, message),
-            Ok(None) => {}
-            Err(why) => self.say(Level::Error, format!("not reloaded: {why}")),
+        // Why it cannot be done is said already.
+        if let Ok(Some(message)) = self.reload(&[], None) {
+            self.say(Level::Notice, message);
         }
     }
 
@@ -237,6 +238,18 @@ impl Daemon {
         names: &[String],
         client: Option<(u64, bool)>,
     ) -> Result<Option<String>, String> {
+        self.try_reload(names, client).inspect_err(|why| {
+            let entry = Entry::new(Level::Error, format!("not reloaded: {why}"));
+            self.journal.say(entry.id(MessageId::ReloadRefused).with(CAUSE, why));
+            self.note_refusal(why.clone());
+        })
+    }
+
+    fn try_reload(
+        &mut self,
+        names: &[String],
+        client: Option<(u64, bool)>,
+    ) -> Result<Option<String>, String> {
         let config = self.source.load().map_err(|problems| {
             for problem in &problems.0 {
                 self.say(Level::Error, problem);
@@ -247,8 +260,7 @@ impl Daemon {
             };
             let first = problems.0.first().map(ToString::to_string).unwrap_or_default();
             format!("the configuration is not valid: {first}{more}")
-        });
-        let config = config.inspect_err(|why| self.note_refusal(why.clone()))?;
+        })?;
         let status = self.supervisor.status(self.now, &self.boards);
         let is_settled = status.progress.is_none() && !status.is_reload_waiting;
         let is_same = is_settled
@@ -259,12 +271,10 @@ impl Daemon {
             return Ok(Some(self.resize(config)));
         }
         let active: Vec<PoolId> = self.supervisor.sizes().into_keys().collect();
-        let prepared = self
-            .editions
-            .prepare(&config, names, &active, &mut self.listeners)
-            .inspect_err(|why| self.note_refusal(why.clone()))?;
+        let prepared = self.editions.prepare(&config, names, &active, &mut self.listeners)?;
         if config.master != self.config.master {
-            self.say(Level::Warning, "what changed in [master] holds from the next start on");
+            let text = "what changed in [master] holds from the next start on";
+            self.journal.say(Entry::new(Level::Warning, text).id(MessageId::Warning));
         }
         let (config, names) = (Arc::new(config), names.to_vec());
         let wish = Wish { client, config, names, edition: prepared.edition };
@@ -275,7 +285,7 @@ impl Daemon {
     /// Hands a wish to the mind.
     pub(super) fn wish(&mut self, wish: Wish, prepared: Prepared) {
         for warning in &prepared.warnings {
-            self.say(Level::Warning, warning);
+            self.journal.say(Entry::new(Level::Warning, warning).id(MessageId::Warning));
         }
         self.warnings = prepared.warnings;
         self.last_wish += 1;

@@ -12,6 +12,7 @@
 //! linger, diagnose     whom nobody takes, what hangs
 //! journal, record      what is said              report            how things are
 //! announce, notify     what systemd is told      outbox            the way to systemd
+//! output               where workers' output goes
 //! ```
 
 mod accounts;
@@ -29,6 +30,7 @@ mod listeners;
 mod notify;
 mod observe;
 mod outbox;
+mod output;
 mod perform;
 mod pin;
 mod prepare;
@@ -56,10 +58,11 @@ use announce::Pulse;
 use boards::Boards;
 use control::Control;
 use inherit::Inheritance;
-use journal::{Journal, Level};
+use journal::{Entry, Journal, Level};
 use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
+use output::Outputs;
 use prepare::Editions;
 use signals::Signals;
 use token::Token;
@@ -170,6 +173,7 @@ pub(crate) struct Daemon {
     /// Something went back or gave up since: what runs may not be what is configured.
     must_roll: bool,
     journal: Journal,
+    outputs: Outputs,
     notify: Notify,
     pulse: Pulse,
     /// Something happened that people may want to see.
@@ -253,6 +257,7 @@ impl Daemon {
             wishes: BTreeMap::new(),
             last_wish: 0,
             source: options.source,
+            outputs: Outputs::new(settings.log),
             config,
             must_roll: false,
             journal: Journal::start().map_err(|error| fail("the log thread", error))?,
@@ -296,6 +301,7 @@ impl Daemon {
             }
         }
         self.watch_own()?;
+        self.follow_orphans();
         let config = Arc::new(self.config.clone());
         self.listeners.discard_unused(&config);
         let prepared = self.editions.prepare(&config, &[], &[], &mut self.listeners)?;
@@ -307,6 +313,7 @@ impl Daemon {
     fn watch_own(&mut self) -> Result<(), String> {
         let watch = || -> std::io::Result<()> {
             self.poller.add(self.signals.get_read(), Token::Signals.encode())?;
+            self.poller.add(&self.journal, Token::Journal.encode())?;
             if let Some(control) = &self.control {
                 self.poller.add(control.listener(), Token::Control.encode())?;
             }
@@ -363,15 +370,15 @@ impl Daemon {
     }
 
     /// What may happen many times a second is said once, and stands in the status since.
-    fn say_once(&mut self, text: String) {
-        if !self.warnings.contains(&text) {
-            self.say(Level::Warning, &text);
-            self.warnings.push(text);
+    fn say_once(&mut self, entry: Entry) {
+        if !self.warnings.contains(&entry.text) {
+            self.warnings.push(entry.text.clone());
+            self.journal.say(entry);
         }
     }
 
     fn say(&mut self, level: Level, text: impl std::fmt::Display) {
-        self.journal.say(level, text);
+        self.journal.say(Entry::new(level, text));
     }
 }
 

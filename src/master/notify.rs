@@ -122,7 +122,8 @@ impl Notify {
     /// another; see [`Notify::discard`].
     pub(crate) fn store(&mut self, name: &str, descriptor: BorrowedFd<'_>, now: Instant) {
         let name = store_name(name);
-        let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
+        let state =
+            [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
         if let Some(outbox) = &mut self.outbox {
             outbox.post(lines(&state), Some(descriptor), now);
         }
@@ -316,7 +317,7 @@ mod tests {
             notify.retry(at);
         }
         let (stored, descriptor) = heard.pop().unwrap();
-        assert_eq!(stored, "FDSTORE=1\nFDNAME=a_b");
+        assert_eq!(stored, "FDSTORE=1\nFDNAME=a_b\nFDPOLL=0");
         assert_eq!(heard.pop().unwrap().0, "FDSTOREREMOVE=1\nFDNAME=a_b");
         assert!(heard.iter().all(|(_, descriptor)| descriptor.is_none()));
         // It is the one that was stored: what is written there is read here.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 
-use super::journal::Level;
+use super::journal::{CUT, Entry, LISTENER, Level, MessageId};
 use super::{Daemon, Token};
 use crate::kinds::native::{Heard, TakenBack};
 use crate::supervisor::{Attention, ConnectionId, Event, ListenerId, Scale, WorkerId};
@@ -40,6 +40,7 @@ impl Daemon {
             Token::Control => self.observe_control(),
             Token::Client(id) => self.observe_client(id),
             Token::Unsent(id) => self.observe_unsent(id),
+            Token::Journal => self.forget_outputs(),
             Token::Lingering(id) => {
                 if self.lingering.hear(id) {
                     self.close_lingering(id);
@@ -103,13 +104,17 @@ impl Daemon {
                 Ok(Accepted::Gone) => {}
                 Ok(Accepted::Nobody) => return None,
                 Ok(Accepted::Exhausted(error)) => {
-                    self.say_once(format!("no connection can be accepted for the moment: {error}"));
+                    let text = format!("no connection can be accepted for the moment: {error}");
+                    let entry = Entry::new(Level::Warning, text).id(MessageId::AcceptFailed);
+                    self.say_once(entry);
                     self.report(Event::AcceptFailed { listener: id });
                     return None;
                 }
                 Err(error) => {
                     let name = listener.name.clone();
-                    self.say_once(format!("listener {name} cannot accept: {error}"));
+                    let text = format!("listener {name} cannot accept: {error}");
+                    let entry = Entry::new(Level::Warning, text).id(MessageId::AcceptFailed);
+                    self.say_once(entry.with(LISTENER, name));
                     self.report(Event::AcceptFailed { listener: id });
                     return None;
                 }
@@ -157,7 +162,7 @@ impl Daemon {
             Ok(()) => format!("{who} has shut down its channel; it is killed"),
             Err(error) => format!("{who} has shut down its channel and cannot be killed: {error}"),
         };
-        self.say(Level::Error, text);
+        self.journal.say(self.about_worker(id, Level::Error, text).id(MessageId::Misbehaved));
     }
 
     fn heed(&mut self, worker: WorkerId, message: &ToMaster) {
@@ -189,7 +194,8 @@ impl Daemon {
             return;
         }
         let who = self.describe(id);
-        self.say(Level::Warning, format!("{who} {what}; it is ignored"));
+        let text = format!("{who} {what}; it is ignored");
+        self.journal.say(self.about_worker(id, Level::Warning, text).id(MessageId::Misbehaved));
     }
 
     /// A worker's process has ended. Its words come first, then what it never received, then its
@@ -245,7 +251,8 @@ impl Daemon {
         if lost > 0 {
             let who = self.describe(id);
             let text = format!("{lost} connections of {who} are lost: no descriptor was left");
-            self.say(Level::Error, text);
+            let entry = self.about_worker(id, Level::Error, text).id(MessageId::ConnectionsLost);
+            self.journal.say(entry.with(CUT, lost));
         }
         let mut held = Vec::new();
         for (name, client) in connections {
@@ -296,7 +303,8 @@ impl Daemon {
 
     fn stop_by_signal(&mut self, name: &str) {
         if !std::mem::replace(&mut self.was_told_to_stop, true) {
-            self.say(Level::Notice, format!("{name}: draining; a second one ends at once"));
+            let text = format!("{name}: draining; a second one ends at once");
+            self.journal.say(Entry::new(Level::Notice, text).id(MessageId::StopAsked));
             return self.report(Event::StopRequested);
         }
         for worker in self.workers.values() {

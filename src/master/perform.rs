@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::Signal;
 
-use super::journal::Level;
+use super::journal::{Level, MessageId};
 use super::{Daemon, Token};
 use crate::kinds::native::{Start, Worker};
 use crate::supervisor::{
@@ -87,15 +87,27 @@ impl Daemon {
         if let Some(what) = pinned.overwritten().filter(|_| !last_resort) {
             return Err(format!("cannot be started as it was: {what}"));
         }
-        let (command, keep) = pinned.command()?;
+        let (mut command, keep) = pinned.command()?;
         let plain = |error: std::io::Error| crate::config::why(&error);
         let directory = pinned.directory().map_err(plain)?;
         let identity = pinned.identity.clone();
         let (board, words) = self.boards.seat(who.pool, seat).map_err(plain)?;
         words.clear(request_limit);
-        let pool = self.editions.name(who.pool);
+        let pool = self.editions.name(who.pool).to_owned();
         let program = std::path::PathBuf::from(command.get_program());
-        let start = Start { who, pool, seat, board, words, command, keep, directory, identity };
+        let (output, read) = self.open_output(&pool, &who, &mut command)?;
+        let start = Start {
+            who,
+            pool: &pool,
+            seat,
+            board,
+            words,
+            command,
+            keep,
+            directory,
+            identity,
+            output,
+        };
         let worker = Worker::start(start)
             .map_err(|error| format!("cannot run {}: {}", program.display(), plain(error)))?;
         let watched = self
@@ -110,7 +122,10 @@ impl Daemon {
             return Err(format!("cannot be watched: {error}"));
         }
         let text = format!("{} started", self.describe(who.worker));
-        self.say(Level::Info, text);
+        self.journal.say(self.about(&who, Level::Info, text).id(MessageId::Started));
+        if let Some(read) = read {
+            self.follow_output(&who, read);
+        }
         Ok(())
     }
 

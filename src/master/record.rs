@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Daemon;
 use super::diagnose::diagnose;
-use super::journal::Level;
+use super::journal::{CAUSE, CUT, Entry, GIVEN_TO_OTHERS, IN_HAND, Level, MessageId, OBJECT_PID};
+use super::journal::{RETRY_USEC, TOOK_USEC, WORKERS};
 use crate::supervisor::{Generation, PoolId, Reason, Record, Who, WorkerId};
 
 impl Daemon {
@@ -31,8 +32,13 @@ impl Daemon {
     /// Writes a transition to the journal, and lets those know who wait for it.
     pub(super) fn write_down(&mut self, record: &Record) {
         self.is_news = true;
-        let (level, text) = self.line(record);
-        self.say(level, &text);
+        let entry = self.entry(record);
+        let text = entry.text.clone();
+        match worker_of(record) {
+            // What it has said until now comes first.
+            Some(worker) => self.journal.say_after(worker.0, entry),
+            None => self.journal.say(entry),
+        }
         match record {
             Record::RolloutBegun { .. } | Record::Ready(_) | Record::StartFailed { .. } => {
                 self.tell_progress(&text);
@@ -70,52 +76,72 @@ impl Daemon {
         }
     }
 
-    fn line(&self, record: &Record) -> (Level, String) {
+    /// A record about a worker.
+    pub(super) fn about(&self, who: &Who, level: Level, text: impl std::fmt::Display) -> Entry {
+        let entry = Entry::new(level, text)
+            .pool(self.editions.name(who.pool))
+            .slot(who.slot.0)
+            .generation(who.generation.0);
+        match self.workers.get(&who.worker) {
+            Some(worker) => entry.with(OBJECT_PID, worker.process.id()),
+            None => entry,
+        }
+    }
+
+    /// A record about a worker that is there.
+    pub(super) fn about_worker(&self, id: WorkerId, level: Level, text: String) -> Entry {
+        match self.workers.get(&id) {
+            Some(worker) => self.about(&worker.who, level, text),
+            None => Entry::new(level, text),
+        }
+    }
+
+    fn entry(&self, record: &Record) -> Entry {
         match record {
-            Record::Ready(who) => (Level::Info, format!("{} is ready", self.who(who))),
+            Record::Ready(who) => {
+                let text = format!("{} is ready", self.who(who));
+                self.about(who, Level::Info, text).id(MessageId::Ready)
+            }
             Record::StartFailed { who, why, retry } => {
                 let next = match retry {
                     Some(wait) => format!("; next try in {}", short(*wait)),
                     None => String::new(),
                 };
-                (Level::Warning, format!("{}: {why}{next}", self.who(who)))
+                let text = format!("{}: {why}{next}", self.who(who));
+                let entry = self.about(who, Level::Warning, text).id(MessageId::StartFailed);
+                let entry = entry.with(CAUSE, why);
+                retry.iter().fold(entry, |entry, wait| entry.with_time(RETRY_USEC, *wait))
             }
             Record::Lost { who, why, cut, rescued } => {
                 let text = format!(
                     "{} lost: {why}; connections cut: {cut}, given to others: {rescued}",
                     self.who(who)
                 );
-                (Level::Warning, text)
+                let entry = self.about(who, Level::Warning, text).id(MessageId::Lost);
+                entry.with(CAUSE, why).with(CUT, cut).with(GIVEN_TO_OTHERS, rescued)
             }
-            Record::Stalled { who, since, in_hand } => {
-                let pid = self.workers.get(&who.worker).map_or(0, |worker| worker.process.id());
-                let text = format!(
-                    "{} stalled: it took nothing for {} while connections waited ({}; connections \
-                     in hand: {in_hand}); it is killed and replaced",
-                    self.who(who),
-                    short(*since),
-                    diagnose(pid)
-                );
-                (Level::Error, text)
-            }
+            Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
             Record::Draining { who, reason } => {
-                let reason = match reason {
-                    Reason::Replaced => "its successor serves",
-                    Reason::Surplus => "the pool needs it no more",
-                    Reason::Stop => "the service ends",
-                };
-                (Level::Info, format!("{} drains: {reason}", self.who(who)))
+                let reason = say(*reason);
+                let text = format!("{} drains: {reason}", self.who(who));
+                let entry = self.about(who, Level::Info, text).id(MessageId::Draining);
+                entry.with(CAUSE, reason)
             }
             Record::Overdue { who, in_hand } => {
                 let text = format!(
                     "{} has not drained in time (connections in hand: {in_hand}); it is ended",
                     self.who(who)
                 );
-                (Level::Warning, text)
+                let entry = self.about(who, Level::Warning, text).id(MessageId::Overdue);
+                entry.with(IN_HAND, in_hand)
             }
-            Record::Left { who, cut: 0 } => (Level::Info, format!("{} left", self.who(who))),
             Record::Left { who, cut } => {
-                (Level::Warning, format!("{} left; connections cut: {cut}", self.who(who)))
+                let (level, more) = match cut {
+                    0 => (Level::Info, String::new()),
+                    _ => (Level::Warning, format!("; connections cut: {cut}")),
+                };
+                let text = format!("{} left{more}", self.who(who));
+                self.about(who, level, text).id(MessageId::Left).with(CUT, cut)
             }
             Record::RolloutBegun { .. }
             | Record::RolloutDone { .. }
@@ -124,32 +150,48 @@ impl Daemon {
             | Record::GaveUp { .. }
             | Record::Resized { .. }
             | Record::Idle { .. }
-            | Record::Stopping { .. } => self.line_about_pools(record),
+            | Record::Stopping { .. } => self.entry_about_pools(record),
         }
     }
 
-    fn line_about_pools(&self, record: &Record) -> (Level, String) {
+    fn stalled(&self, who: &Who, since: Duration, in_hand: u64) -> Entry {
+        let pid = self.workers.get(&who.worker).map_or(0, |worker| worker.process.id());
+        let cause = diagnose(pid);
+        let text = format!(
+            "{} stalled: it took nothing for {} while connections waited ({cause}; connections in \
+             hand: {in_hand}); it is killed and replaced",
+            self.who(who),
+            short(since),
+        );
+        let entry = self.about(who, Level::Error, text).id(MessageId::Stalled);
+        entry.with(CAUSE, cause).with(IN_HAND, in_hand).with_time(TOOK_USEC, since)
+    }
+
+    fn entry_about_pools(&self, record: &Record) -> Entry {
         match record {
             Record::RolloutBegun { generation, pools } => {
                 let names: Vec<&str> = pools.iter().map(|&id| self.editions.name(id)).collect();
-                let text =
-                    format!("rollout of generation {} begun: {}", generation.0, names.join(", "));
-                (Level::Notice, text)
+                let number = generation.0;
+                let text = format!("rollout of generation {number} begun: {}", names.join(", "));
+                let entry = Entry::new(Level::Notice, text).id(MessageId::RolloutBegun);
+                names.iter().fold(entry.generation(number), |entry, name| entry.pool(name))
             }
             Record::RolloutDone { generation, took } => {
                 let text = format!("generation {} serves; it took {}", generation.0, short(*took));
-                (Level::Notice, text)
+                let entry = Entry::new(Level::Notice, text).id(MessageId::RolloutDone);
+                entry.generation(generation.0).with_time(TOOK_USEC, *took)
             }
             Record::RollingBack { generation, why } => {
-                (Level::Error, format!("generation {} is rolled back: {why}", generation.0))
+                let text = format!("generation {} is rolled back: {why}", generation.0);
+                let entry = Entry::new(Level::Error, text).id(MessageId::RollingBack);
+                entry.generation(generation.0).with(CAUSE, why)
             }
             Record::RolledBack { generation, took } => {
-                let text = format!(
-                    "rolled back from generation {}; it took {}",
-                    generation.0,
-                    short(*took)
-                );
-                (Level::Notice, text)
+                let number = generation.0;
+                let text =
+                    format!("rolled back from generation {number}; it took {}", short(*took));
+                let entry = Entry::new(Level::Notice, text).id(MessageId::RolledBack);
+                entry.generation(number).with_time(TOOK_USEC, *took)
             }
             Record::GaveUp { pool, generation, why, serving } => {
                 let rest = match serving {
@@ -157,27 +199,24 @@ impl Daemon {
                     1 => "1 worker of it still serves".to_owned(),
                     many => format!("{many} workers of it still serve"),
                 };
+                let name = self.editions.name(*pool);
                 let text = format!(
-                    "{} gave up on generation {}: {why}; {rest}; a reload tries again",
-                    self.editions.name(*pool),
+                    "{name} gave up on generation {}: {why}; {rest}; a reload tries again",
                     generation.0
                 );
-                (Level::Error, text)
+                let entry = Entry::new(Level::Error, text).id(MessageId::GaveUp).pool(name);
+                entry.generation(generation.0).with(CAUSE, why).with(WORKERS, serving)
             }
             Record::Resized { pool, workers } => {
-                let text = format!("{} has {workers} workers now", self.editions.name(*pool));
-                (Level::Notice, text)
+                let name = self.editions.name(*pool);
+                let text = format!("{name} has {workers} workers now");
+                let entry = Entry::new(Level::Notice, text).id(MessageId::Resized);
+                entry.pool(name).with(WORKERS, workers)
             }
-            Record::Idle { quiet } => {
-                let quiet = short(*quiet);
-                let text = format!(
-                    "nobody has connected for {quiet}: ending; the next client starts the service \
-                     again"
-                );
-                (Level::Notice, text)
-            }
+            Record::Idle { quiet } => idle(*quiet),
             Record::Stopping { workers } => {
-                (Level::Notice, format!("stopping: {workers} workers drain"))
+                let text = format!("stopping: {workers} workers drain");
+                Entry::new(Level::Notice, text).id(MessageId::Stopping).with(WORKERS, workers)
             }
             Record::Ready(_)
             | Record::StartFailed { .. }
@@ -185,8 +224,45 @@ impl Daemon {
             | Record::Stalled { .. }
             | Record::Draining { .. }
             | Record::Overdue { .. }
-            | Record::Left { .. } => self.line(record),
+            | Record::Left { .. } => self.entry(record),
         }
+    }
+}
+
+fn say(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Replaced => "its successor serves",
+        Reason::Surplus => "the pool needs it no more",
+        Reason::Stop => "the service ends",
+    }
+}
+
+fn idle(quiet: Duration) -> Entry {
+    let span = short(quiet);
+    let text = format!(
+        "nobody has connected for {span}: ending; the next client starts the service again"
+    );
+    Entry::new(Level::Notice, text).id(MessageId::Idle).with_time(TOOK_USEC, quiet)
+}
+
+/// The worker that it is about.
+fn worker_of(record: &Record) -> Option<WorkerId> {
+    match record {
+        Record::Ready(who)
+        | Record::StartFailed { who, .. }
+        | Record::Lost { who, .. }
+        | Record::Stalled { who, .. }
+        | Record::Draining { who, .. }
+        | Record::Overdue { who, .. }
+        | Record::Left { who, .. } => Some(who.worker),
+        Record::RolloutBegun { .. }
+        | Record::RolloutDone { .. }
+        | Record::RollingBack { .. }
+        | Record::RolledBack { .. }
+        | Record::GaveUp { .. }
+        | Record::Resized { .. }
+        | Record::Idle { .. }
+        | Record::Stopping { .. } => None,
     }
 }
 

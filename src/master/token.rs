@@ -14,6 +14,8 @@ pub(crate) enum Token {
     Client(u64),
     Unsent(u64),
     Lingering(u64),
+    /// Workers' output has ended.
+    Journal,
 }
 
 impl Token {
@@ -30,6 +32,7 @@ impl Token {
             Token::Client(id) => (5, id),
             Token::Unsent(id) => (6, id),
             Token::Lingering(id) => (7, id),
+            Token::Journal => (8, 0),
         };
         kind << Token::SHIFT | id
     }
@@ -45,7 +48,8 @@ impl Token {
             4 => Token::Control,
             5 => Token::Client(id),
             6 => Token::Unsent(id),
-            _ => Token::Lingering(id),
+            7 => Token::Lingering(id),
+            _ => Token::Journal,
         }
     }
 }
@@ -65,6 +69,7 @@ mod tests {
             Token::Client(9),
             Token::Unsent(9),
             Token::Lingering(u64::from(u32::MAX)),
+            Token::Journal,
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -13,6 +13,8 @@ pub mod limits;
 #[cfg(feature = "daemon")]
 pub mod listen;
 #[cfg(feature = "daemon")]
+pub mod output;
+#[cfg(feature = "daemon")]
 pub mod poller;
 #[cfg(feature = "daemon")]
 pub mod process;

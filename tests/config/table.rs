@@ -197,7 +197,10 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("[master]\nidle-exit = «\"banana\"", &["which is no time", "\"never\""]),
     ("[master]\nidle-exit = «\"2days\"", &["`idle-exit` cannot be `2days`", "from 10ms to 1day"]),
     ("[master]\nidle-exit = «0", &["`idle-exit` cannot be `0`", "from 10ms to 1day"]),
-    ("[master]\nlog = «\"syslog\"", &["`log` cannot be `syslog`", "write `inherit`"]),
+    (
+        "[master]\nlog = «\"syslog\"",
+        &["`log` cannot be `syslog`", "write `fields`, `stream` or `inherit`"],
+    ),
 ];
 
 pub(crate) fn by_hand(world: &mut World) {

@@ -9,7 +9,10 @@ mod service;
 mod support;
 
 mod basics;
+mod control;
+mod journald;
 mod notify;
+mod units;
 
 use machine::{Machine, Tree};
 
