@@ -65,6 +65,7 @@ impl Daemon {
             | Record::Overdue { .. }
             | Record::Left { .. }
             | Record::Resized { .. }
+            | Record::Idle { .. }
             | Record::Stopping { .. } => {}
         }
     }
@@ -121,11 +122,7 @@ impl Daemon {
             }
             Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
             Record::Draining { who, reason } => {
-                let reason = match reason {
-                    Reason::Replaced => "its successor serves",
-                    Reason::Surplus => "the pool needs it no more",
-                    Reason::Stop => "the service ends",
-                };
+                let reason = say(*reason);
                 let text = format!("{} drains: {reason}", self.who(who));
                 let entry = self.about(who, Level::Info, text).id(MessageId::Draining);
                 entry.with(CAUSE, reason)
@@ -152,6 +149,7 @@ impl Daemon {
             | Record::RolledBack { .. }
             | Record::GaveUp { .. }
             | Record::Resized { .. }
+            | Record::Idle { .. }
             | Record::Stopping { .. } => self.entry_about_pools(record),
         }
     }
@@ -215,6 +213,7 @@ impl Daemon {
                 let entry = Entry::new(Level::Notice, text).id(MessageId::Resized);
                 entry.pool(name).with(WORKERS, workers)
             }
+            Record::Idle { quiet } => idle(*quiet),
             Record::Stopping { workers } => {
                 let text = format!("stopping: {workers} workers drain");
                 Entry::new(Level::Notice, text).id(MessageId::Stopping).with(WORKERS, workers)
@@ -228,6 +227,22 @@ impl Daemon {
             | Record::Left { .. } => self.entry(record),
         }
     }
+}
+
+fn say(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Replaced => "its successor serves",
+        Reason::Surplus => "the pool needs it no more",
+        Reason::Stop => "the service ends",
+    }
+}
+
+fn idle(quiet: Duration) -> Entry {
+    let span = short(quiet);
+    let text = format!(
+        "nobody has connected for {span}: ending; the next client starts the service again"
+    );
+    Entry::new(Level::Notice, text).id(MessageId::Idle).with_time(TOOK_USEC, quiet)
 }
 
 /// The worker that it is about.
@@ -246,6 +261,7 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
         | Record::RolledBack { .. }
         | Record::GaveUp { .. }
         | Record::Resized { .. }
+        | Record::Idle { .. }
         | Record::Stopping { .. } => None,
     }
 }
