@@ -1,7 +1,8 @@
 //! The master: owns every descriptor, decides nothing.
 //!
 //! One thread: readiness becomes facts (`observe`), the mind turns facts into orders, orders become
-//! system calls (`perform`); a failed order is again a fact. The clock is read once per turn.
+//! system calls (`perform`); a failed order is again a fact. The clock is read once per turn. What is
+//! said is written by two more threads, which never hold this one up (`journal`).
 //!
 //! ```text
 //! observe, perform     the two halves            commands          what is commanded
@@ -58,7 +59,7 @@ use announce::Pulse;
 use boards::Boards;
 use control::Control;
 use inherit::Inheritance;
-use journal::{Entry, Journal, Level};
+use journal::{Journal, Level};
 use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
@@ -367,18 +368,6 @@ impl Daemon {
         }
         self.resume_control();
         self.notify.retry(self.now);
-    }
-
-    /// What may happen many times a second is said once, and stands in the status since.
-    fn say_once(&mut self, entry: Entry) {
-        if !self.warnings.contains(&entry.text) {
-            self.warnings.push(entry.text.clone());
-            self.journal.say(entry);
-        }
-    }
-
-    fn say(&mut self, level: Level, text: impl std::fmt::Display) {
-        self.journal.say(Entry::new(level, text));
     }
 }
 

@@ -29,6 +29,19 @@ impl Daemon {
         }
     }
 
+    /// What may happen many times a second is said once, and stands in the status since.
+    pub(super) fn say_once(&mut self, entry: Entry) {
+        if !self.warnings.contains(&entry.text) {
+            self.warnings.push(entry.text.clone());
+            self.journal.say(entry);
+        }
+    }
+
+    /// Says something that is of no kind.
+    pub(super) fn say(&mut self, level: Level, text: impl std::fmt::Display) {
+        self.journal.say(Entry::new(level, text));
+    }
+
     /// Writes a transition to the journal, and lets those know who wait for it.
     pub(super) fn write_down(&mut self, record: &Record) {
         self.is_news = true;
