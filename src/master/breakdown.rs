@@ -8,7 +8,7 @@
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::journal::Level;
+use super::journal::{CAUSE, Entry, Level, MessageId};
 use super::{Daemon, Error};
 
 impl Daemon {
@@ -31,7 +31,8 @@ impl Daemon {
 
     fn break_down(mut self, why: &str) -> Error {
         let text = format!("the master has made a mistake of its own and ends: {why}");
-        self.say(Level::Error, &text);
+        let entry = Entry::new(Level::Error, &text).id(MessageId::Broken);
+        self.journal.say(entry.with(CAUSE, why));
         let (mut notify, now) = (std::mem::take(&mut self.notify), self.now);
         // The line is written, and the workers' channels end, before systemd strikes.
         drop(self);

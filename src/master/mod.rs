@@ -1,7 +1,8 @@
 //! The master: owns every descriptor, decides nothing.
 //!
 //! One thread: readiness becomes facts (`observe`), the mind turns facts into orders, orders become
-//! system calls (`perform`); a failed order is again a fact. The clock is read once per turn.
+//! system calls (`perform`); a failed order is again a fact. The clock is read once per turn. What is
+//! said is written by two more threads, which never hold this one up (`journal`).
 //!
 //! ```text
 //! observe, perform     the two halves            commands          what is commanded
@@ -48,7 +49,7 @@ use std::time::Instant;
 
 pub use api::Master;
 
-use crate::config::{Config, Problems};
+use crate::config::{Config, MasterSettings, Problems};
 use crate::kinds::native::Worker;
 use crate::supervisor::{
     ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
@@ -58,7 +59,7 @@ use announce::Pulse;
 use boards::Boards;
 use control::Control;
 use inherit::Inheritance;
-use journal::{Entry, Journal, Level};
+use journal::{Journal, Level};
 use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
@@ -236,13 +237,8 @@ impl Daemon {
         };
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
-        let seed = u64::from(std::process::id()) ^ unique_number();
-        let mut supervisor = Supervisor::new(settings.generations as usize, seed);
-        if let Some(after) = settings.idle_exit {
-            supervisor = supervisor.with_idle_exit(after);
-        }
         Ok(Daemon {
-            supervisor,
+            supervisor: mind(settings),
             boards: Boards::default(),
             poller: Poller::new().map_err(|error| fail("epoll", error))?,
             signals,
@@ -368,17 +364,14 @@ impl Daemon {
         self.resume_control();
         self.notify.retry(self.now);
     }
+}
 
-    /// What may happen many times a second is said once, and stands in the status since.
-    fn say_once(&mut self, entry: Entry) {
-        if !self.warnings.contains(&entry.text) {
-            self.warnings.push(entry.text.clone());
-            self.journal.say(entry);
-        }
-    }
-
-    fn say(&mut self, level: Level, text: impl std::fmt::Display) {
-        self.journal.say(Entry::new(level, text));
+fn mind(settings: &MasterSettings) -> Supervisor {
+    let seed = u64::from(std::process::id()) ^ unique_number();
+    let supervisor = Supervisor::new(settings.generations as usize, seed);
+    match settings.idle_exit {
+        Some(after) => supervisor.with_idle_exit(after),
+        None => supervisor,
     }
 }
 

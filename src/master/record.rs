@@ -29,6 +29,19 @@ impl Daemon {
         }
     }
 
+    /// What may happen many times a second is said once, and stands in the status since.
+    pub(super) fn say_once(&mut self, entry: Entry) {
+        if !self.warnings.contains(&entry.text) {
+            self.warnings.push(entry.text.clone());
+            self.journal.say(entry);
+        }
+    }
+
+    /// Says something that is of no kind.
+    pub(super) fn say(&mut self, level: Level, text: impl std::fmt::Display) {
+        self.journal.say(Entry::new(level, text));
+    }
+
     /// Writes a transition to the journal, and lets those know who wait for it.
     pub(super) fn write_down(&mut self, record: &Record) {
         self.is_news = true;
@@ -122,7 +135,8 @@ impl Daemon {
             }
             Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
             Record::Draining { who, reason } => {
-                let text = format!("{} drains: {}", self.who(who), in_words(*reason));
+                let reason = say(*reason);
+                let text = format!("{} drains: {reason}", self.who(who));
                 let entry = self.about(who, Level::Info, text).id(MessageId::Draining);
                 entry.with(CAUSE, reason)
             }
@@ -212,14 +226,7 @@ impl Daemon {
                 let entry = Entry::new(Level::Notice, text).id(MessageId::Resized);
                 entry.pool(name).with(WORKERS, workers)
             }
-            Record::Idle { quiet } => {
-                let quiet = short(*quiet);
-                let text = format!(
-                    "nobody has connected for {quiet}: ending; the next client starts the service \
-                     again"
-                );
-                Entry::new(Level::Notice, text).id(MessageId::Idle)
-            }
+            Record::Idle { quiet } => idle(*quiet),
             Record::Stopping { workers } => {
                 let text = format!("stopping: {workers} workers drain");
                 Entry::new(Level::Notice, text).id(MessageId::Stopping).with(WORKERS, workers)
@@ -233,6 +240,22 @@ impl Daemon {
             | Record::Left { .. } => self.entry(record),
         }
     }
+}
+
+fn say(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Replaced => "its successor serves",
+        Reason::Surplus => "the pool needs it no more",
+        Reason::Stop => "the service ends",
+    }
+}
+
+fn idle(quiet: Duration) -> Entry {
+    let span = short(quiet);
+    let text = format!(
+        "nobody has connected for {span}: ending; the next client starts the service again"
+    );
+    Entry::new(Level::Notice, text).id(MessageId::Idle).with_time(TOOK_USEC, quiet)
 }
 
 /// The worker that it is about.
@@ -253,14 +276,6 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
         | Record::Resized { .. }
         | Record::Idle { .. }
         | Record::Stopping { .. } => None,
-    }
-}
-
-fn in_words(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Replaced => "its successor serves",
-        Reason::Surplus => "the pool needs it no more",
-        Reason::Stop => "the service ends",
     }
 }
 
