@@ -8,11 +8,10 @@
 mod support;
 
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
 use std::process::Command;
 
-use nix::libc;
+use support::sockets::place;
 use support::{Cluster, RCLUSTER, free_port, get, pool, web};
 
 /// Whether the program is there; a test without it says so.
@@ -98,36 +97,14 @@ fn inherit(config: &str, sockets: Vec<OwnedFd>, environment: &[(&str, &str)]) ->
     let mut command = Command::new(RCLUSTER);
     command.arg("run").arg("--config").arg(folder.path().join("rcluster.toml"));
     command.envs(environment.iter().copied());
-    #[expect(unsafe_code, reason = "only a parent can place descriptors")]
-    // SAFETY: dup2 is async-signal-safe; the sockets are moved into the closure.
-    unsafe {
-        command.pre_exec(move || {
-            for (index, socket) in sockets.iter().enumerate() {
-                let target = 3 + i32::try_from(index).map_err(std::io::Error::other)?;
-                if libc::dup2(socket.as_raw_fd(), target) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                if socket.as_raw_fd() == target {
-                    libc::fcntl(target, libc::F_SETFD, 0);
-                }
-            }
-            Ok(())
-        });
-    }
+    place(&mut command, sockets);
     Cluster::launch(folder, port, config, &mut command)
 }
 
-/// A listener at a number that the placing does not overwrite.
 fn listener() -> (OwnedFd, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    #[expect(unsafe_code, reason = "F_DUPFD has no safe form in the standard library")]
-    // SAFETY: a new descriptor, owned by nobody else.
-    let high = unsafe {
-        let number = libc::fcntl(listener.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 50);
-        std::os::fd::FromRawFd::from_raw_fd(number)
-    };
-    (high, port)
+    (listener.into(), port)
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn serve(options: Options) -> Result<(), Failure> {
     master::run(options).map_err(|error| match error {
         master::Error::Configuration(problems) => tell_all(&problems),
         master::Error::Failed(sentence) => Failure::Master(sentence),
+        master::Error::Broken(_) => Failure::Told,
     })
 }
 

@@ -54,11 +54,3 @@ pub(super) fn preset(name: &str) -> Mistake {
         "remove the line and write the keys themselves",
     )
 }
-
-/// The refusal of ending when idle.
-pub(super) fn idle_exit(span: &str) -> Mistake {
-    Mistake::new(
-        format!("`idle-exit` of {} is not in this version yet", quote(span)),
-        "this version has `never`",
-    )
-}

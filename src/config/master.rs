@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::entry::{Entry, Read, Section};
 use super::error::{Mistake, Report, quote};
-use super::{Log, MasterSettings, keys, later, time};
+use super::{Log, MasterSettings, keys, time};
 
 /// How many generations may be let drain at once, at most.
 const MOST_GENERATIONS: u32 = 64;
@@ -55,22 +55,14 @@ fn refuse_second(section: &Section<'_>, sections: &[Section<'_>], report: &mut R
 }
 
 fn idle_exit(entry: &Entry<'_>) -> Read<Option<Duration>> {
-    let number = entry.value.get_ref().as_integer().map(ToString::to_string);
-    let text = match &number {
-        Some(number) => number.as_str(),
-        None => entry.text_of("a word", "\"never\"")?,
-    };
-    if text == "never" {
-        return Ok(None);
-    }
-    let mistake = match time::parse(text) {
-        Some(_) => later::idle_exit(text),
-        None => Mistake::new(
+    match entry.value.get_ref().as_str() {
+        Some("never") => Ok(None),
+        Some(text) if time::parse(text).is_none() => entry.refuse(
             format!("`idle-exit` is {}, which is no time", quote(text)),
-            "write \"never\"",
+            "write \"never\", or a time such as \"10min\"",
         ),
-    };
-    entry.refuse(mistake.message, mistake.remedy.unwrap_or_default())
+        Some(_) | None => entry.duration(time::SHORTEST..=time::DAY).map(Some),
+    }
 }
 
 fn control_mode(entry: &Entry<'_>) -> Read<u32> {

@@ -241,7 +241,7 @@ impl Daemon {
         self.try_reload(names, client).inspect_err(|why| {
             let entry = Entry::new(Level::Error, format!("not reloaded: {why}"));
             self.journal.say(entry.id(MessageId::ReloadRefused).with(CAUSE, why));
-            self.note_outcome(false, why.clone());
+            self.note_refusal(why.clone());
         })
     }
 

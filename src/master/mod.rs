@@ -1,22 +1,26 @@
 //! The master: owns every descriptor, decides nothing.
 //!
 //! One thread: readiness becomes facts (`observe`), the mind turns facts into orders, orders become
-//! system calls (`perform`); a failed order is again a fact. The clock is read once per turn.
+//! system calls (`perform`); a failed order is again a fact. The clock is read once per turn. What is
+//! said is written by two more threads, which never hold this one up (`journal`).
 //!
 //! ```text
 //! observe, perform     the two halves            commands          what is commanded
 //! inherit, listeners   sockets, by name          token, signals    what a readable descriptor is
-//! stored               sockets kept by systemd   outbox            the way to systemd
+//! stored               sockets kept by systemd   breakdown         what a broken promise leads to
 //! prepare              a configuration → a wish  control           who may command
 //! pin, accounts        what a generation runs    boards            scoreboards for the mind
 //! linger, diagnose     whom nobody takes, what hangs
-//! journal, record      what is said              notify, report    what systemd and people see
+//! journal, record      what is said              report            how things are
+//! announce, notify     what systemd is told      outbox            the way to systemd
 //! output               where workers' output goes
 //! ```
 
 mod accounts;
+mod announce;
 mod api;
 mod boards;
+mod breakdown;
 mod commands;
 mod control;
 mod diagnose;
@@ -45,16 +49,17 @@ use std::time::Instant;
 
 pub use api::Master;
 
-use crate::config::{Config, Problems};
+use crate::config::{Config, MasterSettings, Problems};
 use crate::kinds::native::Worker;
 use crate::supervisor::{
     ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
 };
 use crate::sys::poller::Poller;
+use announce::Pulse;
 use boards::Boards;
 use control::Control;
 use inherit::Inheritance;
-use journal::{Entry, Journal, Level};
+use journal::{Journal, Level};
 use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
@@ -92,13 +97,15 @@ pub enum Error {
     Configuration(Problems),
     /// It could not start, or could not go on: a sentence.
     Failed(String),
+    /// It broke a promise of its own: a sentence, which it has said itself.
+    Broken(String),
 }
 
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Error::Configuration(problems) => problems.fmt(f),
-            Error::Failed(sentence) => f.write_str(sentence),
+            Error::Failed(sentence) | Error::Broken(sentence) => f.write_str(sentence),
         }
     }
 }
@@ -139,7 +146,8 @@ struct Wish {
 }
 
 struct Outcome {
-    is_ok: bool,
+    /// What systemd is told with it, 0: it went well.
+    errno: u32,
     message: String,
     at: Instant,
 }
@@ -168,7 +176,7 @@ pub(crate) struct Daemon {
     journal: Journal,
     outputs: Outputs,
     notify: Notify,
-    watchdog_at: Option<Instant>,
+    pulse: Pulse,
     /// Something happened that people may want to see.
     is_news: bool,
     warnings: Vec<String>,
@@ -199,10 +207,19 @@ pub fn run(options: Options) -> Result<(), Error> {
     // The handlers stand before anything else: until then SIGUSR1 would end the process.
     let signals = signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let inheritance = Inheritance::take()?;
-    let config = options.source.load().map_err(Error::Configuration)?;
-    let mut daemon = Daemon::new(options, config, signals, inheritance)?;
-    daemon.boot()?;
-    Ok(daemon.serve()?)
+    let mut notify = Notify::from_env()?;
+    let config = options.source.load().map_err(Error::Configuration);
+    let daemon = config.and_then(|config| {
+        let may_be_kept = notify.has_manager();
+        Ok(Daemon::new(options, config, signals, Listeners::new(inheritance, may_be_kept))?)
+    });
+    match daemon {
+        Ok(daemon) => Daemon { notify, ..daemon }.run(),
+        Err(error) => {
+            notify.fail(&error.to_string());
+            Err(error)
+        }
+    }
 }
 
 impl Daemon {
@@ -210,29 +227,22 @@ impl Daemon {
         options: Options,
         config: Config,
         signals: Signals,
-        inheritance: Inheritance,
+        listeners: Listeners,
     ) -> Result<Daemon, String> {
         let fail = |what: &str, error: std::io::Error| format!("{what}: {error}");
         let settings = &config.master;
         let control = match &options.control {
             None => None,
-            Some(path) => {
-                let group =
-                    settings.control_group.as_deref().map(accounts::find_group).transpose()?;
-                let group = group.map(nix::unistd::Gid::as_raw);
-                Some(Control::bind(path, settings.control_mode, group)?)
-            }
+            Some(path) => Some(Control::open(path, settings)?),
         };
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
-        let notify = Notify::from_env()?;
-        let seed = u64::from(std::process::id()) ^ unique_number();
         Ok(Daemon {
-            supervisor: Supervisor::new(settings.generations as usize, seed),
+            supervisor: mind(settings),
             boards: Boards::default(),
             poller: Poller::new().map_err(|error| fail("epoll", error))?,
             signals,
-            listeners: Listeners::new(inheritance, notify.may_have_store()),
+            listeners,
             workers: BTreeMap::new(),
             held: BTreeMap::new(),
             last_connection: 0,
@@ -247,8 +257,8 @@ impl Daemon {
             config,
             must_roll: false,
             journal: Journal::start().map_err(|error| fail("the log thread", error))?,
-            notify,
-            watchdog_at: None,
+            notify: Notify::default(),
+            pulse: Pulse::default(),
             is_news: true,
             warnings: Vec::new(),
             last_reload: None,
@@ -286,7 +296,6 @@ impl Daemon {
                 }
             }
         }
-        self.watchdog_at = self.notify.watchdog.map(|interval| self.now + interval);
         self.watch_own()?;
         self.follow_orphans();
         let config = Arc::new(self.config.clone());
@@ -338,7 +347,7 @@ impl Daemon {
         [
             self.supervisor.poll_timeout(),
             self.lingering.deadline(),
-            self.watchdog_at,
+            self.pulse.deadline(),
             self.control_rests_until,
             self.notify.deadline(),
         ]
@@ -354,35 +363,15 @@ impl Daemon {
         }
         self.resume_control();
         self.notify.retry(self.now);
-        if let (Some(at), Some(interval)) = (self.watchdog_at, self.notify.watchdog) {
-            if at <= self.now {
-                self.notify.alive();
-                self.watchdog_at = Some(self.now + interval);
-            }
-        }
     }
+}
 
-    /// Tells systemd in a sentence how things are, when they have changed.
-    fn publish(&mut self) {
-        if std::mem::take(&mut self.is_news) {
-            let summary = self.summary();
-            self.notify.status(&summary, self.now);
-        }
-        if let Some(failure) = self.notify.take_failure() {
-            self.say(Level::Warning, failure);
-        }
-    }
-
-    /// What may happen many times a second is said once, and stands in the status since.
-    fn say_once(&mut self, entry: Entry) {
-        if !self.warnings.contains(&entry.text) {
-            self.warnings.push(entry.text.clone());
-            self.journal.say(entry);
-        }
-    }
-
-    fn say(&mut self, level: Level, text: impl std::fmt::Display) {
-        self.journal.say(Entry::new(level, text));
+fn mind(settings: &MasterSettings) -> Supervisor {
+    let seed = u64::from(std::process::id()) ^ unique_number();
+    let supervisor = Supervisor::new(settings.generations as usize, seed);
+    match settings.idle_exit {
+        Some(after) => supervisor.with_idle_exit(after),
+        None => supervisor,
     }
 }
 

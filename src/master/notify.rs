@@ -1,22 +1,25 @@
-//! What systemd is told: READY, RELOADING, STOPPING, STATUS, WATCHDOG, and what it keeps for us.
+//! What systemd is told: READY, RELOADING, STOPPING, STATUS, ERRNO, WATCHDOG, and what it keeps.
 //!
-//! sd-notify knows the words; `outbox` does the sending. Without a NOTIFY_SOCKET all of this does
-//! nothing.
+//! sd-notify knows the words; `outbox` does the sending, `announce` knows when. Without a
+//! NOTIFY_SOCKET all of this does nothing.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, clock};
 
 /// The manager that started us, if it listens.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Notify {
     outbox: Option<Outbox>,
     /// How often WATCHDOG=1 is due, if it is.
     pub(crate) watchdog: Option<Duration>,
     status: String,
+    errno: u32,
+    /// RELOADING=1 was said, and READY=1 is owed.
+    is_reloading: bool,
 }
 
 impl Notify {
@@ -37,31 +40,37 @@ impl Notify {
             // A third of the limit: two messages may be late before it strikes.
             watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 3),
             status: String::new(),
+            errno: 0,
+            is_reloading: false,
         })
     }
 
-    /// Whether there may be a descriptor store that outlives this process. Not known for sure
-    /// before systemd 254, which says so in FDSTORE.
-    pub(crate) fn may_have_store(&self) -> bool {
+    /// Whether somebody listens; it may have a descriptor store that outlives this process. Whether
+    /// it has is only known since systemd 254, which says so in FDSTORE.
+    pub(crate) fn has_manager(&self) -> bool {
         self.outbox.is_some()
     }
 
-    /// READY=1
-    pub(crate) fn ready(&mut self, now: Instant) {
-        self.say(&[NotifyState::Ready], now);
+    /// READY=1, with the sentence and the error number that go with it.
+    pub(crate) fn ready(&mut self, status: &str, errno: u32, now: Instant) {
+        self.is_reloading = false;
+        self.tell(&[NotifyState::Ready], status, Some(errno), now);
     }
 
-    /// RELOADING=1, with the time that systemd wants to see.
-    pub(crate) fn reloading(&mut self, now: Instant) {
+    /// RELOADING=1, with the time that systemd wants to see. READY=1 follows, whatever happens: see
+    /// [`Notify::stopping`] and the end of this object.
+    pub(crate) fn reloading(&mut self, status: &str, now: Instant) {
+        self.is_reloading = true;
         match NotifyState::monotonic_usec_now() {
-            Ok(usec) => self.say(&[NotifyState::Reloading, usec], now),
-            Err(_) => self.say(&[NotifyState::Reloading], now),
+            Ok(usec) => self.tell(&[NotifyState::Reloading, usec], status, None, now),
+            Err(_) => self.tell(&[NotifyState::Reloading], status, None, now),
         }
     }
 
     /// STOPPING=1
-    pub(crate) fn stopping(&mut self, now: Instant) {
-        self.say(&[NotifyState::Stopping], now);
+    pub(crate) fn stopping(&mut self, status: &str, now: Instant) {
+        self.conclude(now);
+        self.tell(&[NotifyState::Stopping], status, None, now);
     }
 
     /// WATCHDOG=1. One that cannot be sent is not kept: the next one says more.
@@ -71,15 +80,40 @@ impl Notify {
         }
     }
 
-    /// STATUS=…, when it has changed. One line: what a field contains must not become another.
-    pub(crate) fn status(&mut self, text: &str, now: Instant) {
-        if self.status != text {
-            text.clone_into(&mut self.status);
-            if let Some(outbox) = &mut self.outbox {
-                outbox.forget("STATUS=");
-            }
-            let line = text.replace(['\n', '\r'], " ");
-            self.say(&[NotifyState::Status(&line)], now);
+    /// EXTEND_TIMEOUT_USEC=…: a start, reload or stop under way may take so long from now on, if
+    /// its unit's limit has passed by then. Like WATCHDOG=1, it is not kept.
+    pub(crate) fn extend(&mut self, time: Duration) {
+        if let Some(outbox) = &self.outbox {
+            let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+            outbox.post_now(&NotifyState::ExtendTimeoutUsec(usec).to_string());
+        }
+    }
+
+    /// STATUS=… and ERRNO=…, as far as they have changed. `errno`: how the last reload ended, 0:
+    /// well; `None`: not known yet.
+    pub(crate) fn status(&mut self, text: &str, errno: Option<u32>, now: Instant) {
+        self.tell(&[], text, errno, now);
+    }
+
+    /// WATCHDOG=trigger: this process is broken and is to be replaced.
+    pub(crate) fn broken(&mut self, now: Instant) {
+        self.conclude(now);
+        self.say(&[NotifyState::WatchdogTrigger], now);
+    }
+
+    /// The process ends right after this, because of that.
+    pub(crate) fn fail(&mut self, why: &str) {
+        let now = clock();
+        self.tell(&[], &format!("Failed: {why}"), None, now);
+        self.finish(now);
+    }
+
+    /// The process ends right after this. Waits until everything has arrived, but not for ever:
+    /// one second for what is kept, one for systemd to read it.
+    pub(crate) fn finish(&mut self, now: Instant) {
+        self.conclude(now);
+        if let Some(outbox) = &mut self.outbox {
+            outbox.finish();
         }
     }
 
@@ -118,9 +152,47 @@ impl Notify {
         self.outbox.as_mut().and_then(Outbox::take_failure)
     }
 
+    /// One datagram: `state`, and what else has changed since the last. A sentence that is kept
+    /// meanwhile is forgotten for a newer one; one that comes with something else is not.
+    fn tell(&mut self, state: &[NotifyState<'_>], status: &str, errno: Option<u32>, now: Instant) {
+        // One line: what a field contains must not become another.
+        let status = status.replace(['\n', '\r'], " ");
+        let is_news = self.status != status;
+        let errno = errno.filter(|&errno| errno != self.errno);
+        let mut state = state.to_vec();
+        state.extend(errno.map(NotifyState::Errno));
+        state.extend(is_news.then_some(NotifyState::Status(&status)));
+        if state.is_empty() {
+            return;
+        }
+        if let Some(outbox) = self.outbox.as_mut().filter(|_| is_news) {
+            outbox.forget("STATUS=");
+        }
+        self.say(&state, now);
+        self.errno = errno.unwrap_or(self.errno);
+        self.status = status;
+    }
+
+    /// A reload that has been announced is over, one way or another.
+    fn conclude(&mut self, now: Instant) {
+        if std::mem::take(&mut self.is_reloading) {
+            self.say(&[NotifyState::Ready], now);
+        }
+    }
+
     fn say(&mut self, state: &[NotifyState<'_>], now: Instant) {
         if let Some(outbox) = &mut self.outbox {
             outbox.post(lines(state), None, now);
+        }
+    }
+}
+
+impl Drop for Notify {
+    /// A RELOADING=1 that no READY=1 follows would make `systemctl reload` wait for ever.
+    fn drop(&mut self) {
+        if let Some(outbox) = self.outbox.as_mut().filter(|_| self.is_reloading) {
+            outbox.flush_now();
+            outbox.post_now(&NotifyState::Ready.to_string());
         }
     }
 }
@@ -159,7 +231,9 @@ mod tests {
     }
 
     fn notify(name: &OsString) -> Notify {
-        Notify { outbox: Some(Outbox::new(name).unwrap()), ..Notify::from_env().unwrap() }
+        let mut notify = Notify::from_env().unwrap();
+        notify.outbox = Some(Outbox::new(name).unwrap());
+        notify
     }
 
     /// A manager that listens at an abstract name.
@@ -175,8 +249,8 @@ mod tests {
     fn fill(notify: &mut Notify) {
         let mut rounds = 0;
         while notify.deadline().is_none() {
-            notify.reloading(now());
-            notify.ready(now());
+            notify.reloading("", now());
+            notify.ready("", 0, now());
             rounds += 1;
             assert!(rounds < 10_000, "the queue never filled");
         }
@@ -197,8 +271,8 @@ mod tests {
         let (name, manager) = manager("later");
         let mut notify = notify(&name);
         fill(&mut notify);
-        notify.status("one", now());
-        notify.status("two", now());
+        notify.status("one", None, now());
+        notify.status("two", None, now());
         let mut heard = Vec::new();
         loop {
             while let Some((text, _)) = hear(&manager) {
@@ -220,7 +294,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let mut notify = notify(&path.clone().into_os_string());
-        notify.ready(now());
+        notify.ready("", 0, now());
         let manager = UnixDatagram::bind(&path).unwrap();
         notify.retry(notify.deadline().unwrap());
         assert_eq!(hear(&manager).unwrap().0, "READY=1");
@@ -252,6 +326,90 @@ mod tests {
         let mut text = String::new();
         (&ours).read_to_string(&mut text).unwrap();
         assert_eq!(text, "x");
+    }
+
+    fn texts(manager: &UnixDatagram) -> Vec<String> {
+        std::iter::from_fn(|| hear(manager).map(|(text, _)| text)).collect()
+    }
+
+    #[test]
+    fn a_panic_during_a_reload_leaves_nobody_waiting_for_ready() {
+        let (name, manager) = manager("panic");
+        let panic = std::panic::catch_unwind(|| {
+            let mut notify = notify(&name);
+            notify.reloading("Rolling restart of web 0/1, generation 2", now());
+            std::panic::resume_unwind(Box::new("as if something had gone wrong"));
+        });
+        assert!(panic.is_err());
+        let heard = texts(&manager);
+        assert!(heard[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{heard:?}");
+        assert_eq!(heard[1..], ["READY=1"]);
+    }
+
+    #[test]
+    fn every_reloading_gets_one_ready_however_it_ends() {
+        let (name, manager) = manager("once");
+        let mut notify = notify(&name);
+        notify.reloading("", now());
+        notify.stopping("Stopping: 2 workers left", now());
+        notify.broken(now());
+        drop(notify);
+        let heard = texts(&manager);
+        let wanted = ["READY=1", "STOPPING=1\nSTATUS=Stopping: 2 workers left", "WATCHDOG=trigger"];
+        assert_eq!(heard[1..], wanted);
+    }
+
+    #[test]
+    fn an_error_number_goes_with_its_sentence_and_is_taken_back() {
+        let (name, manager) = manager("errno");
+        let mut notify = notify(&name);
+        notify.ready("Running", 0, now());
+        notify.status("Reload failed", Some(22), now());
+        notify.status("Reload failed", Some(22), now());
+        notify.status("Rolling", None, now());
+        notify.ready("Running", 0, now());
+        let wanted = [
+            "READY=1\nSTATUS=Running",
+            "ERRNO=22\nSTATUS=Reload failed",
+            "STATUS=Rolling",
+            "READY=1\nERRNO=0\nSTATUS=Running",
+        ];
+        assert_eq!(texts(&manager), wanted);
+    }
+
+    #[test]
+    fn the_last_messages_have_been_read_when_the_end_comes() {
+        let (name, manager) = manager("barrier");
+        let mut notify = notify(&name);
+        fill(&mut notify);
+        manager.set_nonblocking(false).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut count = 0;
+            loop {
+                let (text, descriptor) = hear_waiting(&manager);
+                // Closing it is the answer.
+                drop(descriptor);
+                if text == "BARRIER=1" {
+                    return count;
+                }
+                count += 1;
+            }
+        });
+        notify.status("the last", None, now());
+        notify.finish(now());
+        assert_eq!(notify.deadline(), None, "something is kept");
+        assert!(reader.join().unwrap() > 1);
+    }
+
+    fn hear_waiting(manager: &UnixDatagram) -> (String, Option<std::os::fd::OwnedFd>) {
+        loop {
+            let limit = Some(Duration::from_secs(20));
+            crate::sys::socket::wait_readable(&[manager.as_fd()], limit).unwrap();
+            if let Some(heard) = hear(manager) {
+                return heard;
+            }
+        }
     }
 
     #[test]

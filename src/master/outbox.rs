@@ -7,20 +7,26 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::UnixAddr;
+use nix::fcntl::OFlag;
+use nix::sys::socket::{UnixAddr, connect};
+use nix::unistd::pipe2;
 
 use crate::sys::ancillary::send_to;
+use crate::sys::socket::{wait_readable, wait_writable};
 
 /// How long a manager that does not read is left alone.
 const RETRY: Duration = Duration::from_millis(200);
 /// Messages that are kept for it; beyond that the oldest go. Enough for the log pipes of a few
 /// thousand workers.
 const KEPT_MAX: usize = 8192;
+
+/// How long the last messages may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Messages to the service manager.
 #[derive(Debug)]
@@ -110,6 +116,38 @@ impl Outbox {
         }
     }
 
+    /// Tries again what is kept, for the last time.
+    pub(crate) fn flush_now(&mut self) {
+        while let Some(message) = self.kept.pop_front() {
+            let descriptor = message.descriptor.as_ref().map(AsFd::as_fd);
+            let _ = self.send(&message.text, descriptor);
+        }
+    }
+
+    /// Waits until everything was read: a second for what is kept, a second for the reading. The
+    /// manager closes what comes with BARRIER=1 once it has read all that came before.
+    pub(crate) fn finish(&mut self) {
+        // Only a connected socket tells when the other's queue has room.
+        if connect(self.socket.as_raw_fd(), &self.address).is_err() {
+            return;
+        }
+        let end = clock() + LAST_WORDS;
+        loop {
+            let now = clock();
+            self.flush(now);
+            let left = end.saturating_duration_since(now);
+            if self.kept.is_empty() || !wait_writable(self.socket.as_fd(), left) {
+                break;
+            }
+        }
+        let Ok((ours, theirs)) = pipe2(OFlag::O_CLOEXEC) else { return };
+        if self.kept.is_empty() && self.send("BARRIER=1", Some(theirs.as_fd())).is_ok() {
+            drop(theirs);
+            // Nothing is ever written: readable means closed.
+            let _ = wait_readable(&[ours.as_fd()], Some(LAST_WORDS));
+        }
+    }
+
     /// Why a message could not be sent, once.
     pub(crate) fn take_failure(&mut self) -> Option<String> {
         self.failure.take()
@@ -125,4 +163,10 @@ impl Outbox {
     fn send(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         send_to(self.socket.as_fd(), &self.address, text.as_bytes(), descriptor)
     }
+}
+
+/// The time where no loop turns: before the start and at the end.
+#[expect(clippy::disallowed_methods, reason = "there is no loop that has read it")]
+pub(crate) fn clock() -> Instant {
+    Instant::now()
 }

@@ -5,14 +5,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::Signal;
 
 use super::journal::{Level, MessageId};
-use super::{Daemon, Outcome, Token};
+use super::{Daemon, Token};
 use crate::kinds::native::{Start, Worker};
 use crate::supervisor::{
-    Action, Announcement, Attention, ConnectionId, Event, Generation, ListenerId, Spawn, WishId,
-    WorkerId,
+    Action, Attention, ConnectionId, Event, Generation, ListenerId, Spawn, WishId, WorkerId,
 };
 use crate::wire::control::{Answer, ReloadResults};
 use crate::wire::message::ToWorker;
+
+/// Orders that may follow from one fact, and from the facts that they lead to. A good many more than
+/// a full table of connections that are all refused at once.
+const ORDERS_MAX: u32 = 4_000_000;
 
 impl Daemon {
     /// Carries out every order there is, in order: what an order leads to comes after it.
@@ -20,7 +23,10 @@ impl Daemon {
         if std::mem::replace(&mut self.is_performing, true) {
             return;
         }
+        let mut orders = 0;
         while let Some(action) = self.supervisor.poll_action() {
+            orders += 1;
+            assert!(orders < ORDERS_MAX, "there is no end of orders; the last is: {action}");
             self.perform(action);
         }
         self.is_performing = false;
@@ -212,6 +218,10 @@ impl Daemon {
         for id in self.listeners.ids() {
             let is_ours = self.listeners.get(id).is_some_and(super::listeners::Listener::is_ours);
             if is_ours {
+                if let Err(error) = self.listeners.turn_newcomers_away(id) {
+                    let text = format!("clients who come right now may be reset: {error}");
+                    self.say(Level::Warning, text);
+                }
                 while self.accept_one(id) {}
             }
             self.attend(id, Attention::Pause);
@@ -241,33 +251,5 @@ impl Daemon {
         if let Some((client, _)) = wish.client {
             self.answer(client, &answer);
         }
-    }
-
-    fn announce(&mut self, announcement: Announcement) {
-        match announcement {
-            Announcement::Ready => {
-                self.notify.ready(self.now);
-                if let Some(greet) = self.greeting.take() {
-                    greet();
-                }
-            }
-            Announcement::Reloading => self.notify.reloading(self.now),
-            Announcement::Stopping => self.notify.stopping(self.now),
-        }
-        self.is_news = true;
-    }
-
-    /// Has systemd keep the sockets that are only ours, and forget those that are closed.
-    pub(super) fn keep_listeners(&mut self) {
-        for name in self.listeners.take_discarded() {
-            self.notify.discard(&name, self.now);
-        }
-        for (name, socket) in self.listeners.take_unstored() {
-            self.notify.store(name, socket, self.now);
-        }
-    }
-
-    pub(super) fn note_outcome(&mut self, is_ok: bool, message: String) {
-        self.last_reload = Some(Outcome { is_ok, message, at: self.now });
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::listeners::Listeners;
+use super::listeners::{Listener, Listeners};
 use super::pin::Pinned;
 use crate::config::Config;
-use crate::supervisor::{Edition, Policy, PoolId};
+use crate::supervisor::{Edition, ListenerId, Policy, PoolId};
 
 /// A wish, ready for the mind.
 pub(crate) struct Prepared {
@@ -117,7 +117,7 @@ impl Editions {
         names: &[String],
         active: &[PoolId],
         listeners: &mut Listeners,
-        opened: &mut Vec<crate::supervisor::ListenerId>,
+        opened: &mut Vec<ListenerId>,
     ) -> Result<Prepared, String> {
         for name in names {
             let is_active = self.id(name).is_some_and(|id| active.contains(&id));
@@ -137,7 +137,10 @@ impl Editions {
             let held = Pinned::new(pool).map_err(|why| format!("pool {}: {why}", pool.name))?;
             let id = self.intern(&pool.name);
             pinned.insert(id, held);
-            pools.push((id, Some(Policy { listeners: ids, ..pool.policy.clone() })));
+            let is_ours = |id: &ListenerId| listeners.get(*id).is_some_and(Listener::is_ours);
+            let is_bound_here = ids.iter().any(is_ours);
+            let policy = Policy { listeners: ids, is_bound_here, ..pool.policy.clone() };
+            pools.push((id, Some(policy)));
         }
         let gone = active.iter().filter(|&&id| {
             let name = self.name(id);
@@ -151,6 +154,25 @@ impl Editions {
         let warnings = unclaimed.iter().map(|socket| {
             format!("no pool uses the inherited socket {socket}: its clients will hang")
         });
-        Ok(Prepared { edition, pools, warnings: warnings.collect() })
+        let mut warnings: Vec<String> = warnings.collect();
+        warnings.extend(resident(config, &pools));
+        Ok(Prepared { edition, pools, warnings })
     }
+}
+
+/// What keeps a service up that is to end when nobody uses it.
+fn resident(config: &Config, pools: &[(PoolId, Option<Policy>)]) -> Option<String> {
+    let after = config.master.idle_exit?;
+    let policies = pools.iter().filter_map(|(_, policy)| policy.as_ref());
+    let why = |policy: &Policy| match policy.listeners.is_empty() {
+        true => Some("has no listener"),
+        false if policy.is_bound_here => Some("listens on an address that rcluster binds itself"),
+        false => None,
+    };
+    let (name, why) = policies.filter_map(|it| Some((&it.name, why(it)?))).next()?;
+    Some(format!(
+        "idle-exit of {} never comes: pool {name} {why}, so that no client could start it again; \
+         use sockets of a .socket unit only, or write idle-exit = \"never\"",
+        humantime::format_duration(after)
+    ))
 }

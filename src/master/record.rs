@@ -29,6 +29,19 @@ impl Daemon {
         }
     }
 
+    /// What may happen many times a second is said once, and stands in the status since.
+    pub(super) fn say_once(&mut self, entry: Entry) {
+        if !self.warnings.contains(&entry.text) {
+            self.warnings.push(entry.text.clone());
+            self.journal.say(entry);
+        }
+    }
+
+    /// Says something that is of no kind.
+    pub(super) fn say(&mut self, level: Level, text: impl std::fmt::Display) {
+        self.journal.say(Entry::new(level, text));
+    }
+
     /// Writes a transition to the journal, and lets those know who wait for it.
     pub(super) fn write_down(&mut self, record: &Record) {
         self.is_news = true;
@@ -65,6 +78,7 @@ impl Daemon {
             | Record::Overdue { .. }
             | Record::Left { .. }
             | Record::Resized { .. }
+            | Record::Idle { .. }
             | Record::Stopping { .. } => {}
         }
     }
@@ -121,11 +135,7 @@ impl Daemon {
             }
             Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
             Record::Draining { who, reason } => {
-                let reason = match reason {
-                    Reason::Replaced => "its successor serves",
-                    Reason::Surplus => "the pool needs it no more",
-                    Reason::Stop => "the service ends",
-                };
+                let reason = say(*reason);
                 let text = format!("{} drains: {reason}", self.who(who));
                 let entry = self.about(who, Level::Info, text).id(MessageId::Draining);
                 entry.with(CAUSE, reason)
@@ -152,6 +162,7 @@ impl Daemon {
             | Record::RolledBack { .. }
             | Record::GaveUp { .. }
             | Record::Resized { .. }
+            | Record::Idle { .. }
             | Record::Stopping { .. } => self.entry_about_pools(record),
         }
     }
@@ -215,6 +226,7 @@ impl Daemon {
                 let entry = Entry::new(Level::Notice, text).id(MessageId::Resized);
                 entry.pool(name).with(WORKERS, workers)
             }
+            Record::Idle { quiet } => idle(*quiet),
             Record::Stopping { workers } => {
                 let text = format!("stopping: {workers} workers drain");
                 Entry::new(Level::Notice, text).id(MessageId::Stopping).with(WORKERS, workers)
@@ -228,6 +240,22 @@ impl Daemon {
             | Record::Left { .. } => self.entry(record),
         }
     }
+}
+
+fn say(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Replaced => "its successor serves",
+        Reason::Surplus => "the pool needs it no more",
+        Reason::Stop => "the service ends",
+    }
+}
+
+fn idle(quiet: Duration) -> Entry {
+    let span = short(quiet);
+    let text = format!(
+        "nobody has connected for {span}: ending; the next client starts the service again"
+    );
+    Entry::new(Level::Notice, text).id(MessageId::Idle).with_time(TOOK_USEC, quiet)
 }
 
 /// The worker that it is about.
@@ -246,6 +274,7 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
         | Record::RolledBack { .. }
         | Record::GaveUp { .. }
         | Record::Resized { .. }
+        | Record::Idle { .. }
         | Record::Stopping { .. } => None,
     }
 }

@@ -1,14 +1,27 @@
 //! How things are, for `rcluster status` and for systemd's STATUS.
 
 use super::Daemon;
-use crate::supervisor::{PhaseName, PoolStatus, Status, WorkerStatus};
+use crate::supervisor::{PhaseName, PoolId, PoolStatus, Progress, Status, WorkerStatus};
 use crate::wire::control as wire;
+
+/// A sentence names so many pools at most.
+const POOLS_NAMED: usize = 3;
 
 impl Daemon {
     /// One sentence.
     pub(super) fn summary(&self) -> String {
-        let status = self.supervisor.status(self.now, &self.boards);
-        summary_of(&status)
+        self.summary_of(&self.supervisor.status(self.now, &self.boards))
+    }
+
+    fn summary_of(&self, status: &Status) -> String {
+        let summary = summary_of(status);
+        match &self.last_reload {
+            // What is under way says more, and a rollback its reason.
+            Some(last) if last.errno != 0 && status.progress.is_none() && !status.is_stopping => {
+                format!("Reload failed: {}; {summary}", last.message)
+            }
+            _ => summary,
+        }
     }
 
     pub(super) fn wire_status(&self) -> wire::Status {
@@ -20,7 +33,7 @@ impl Daemon {
             pid: std::process::id(),
             uptime: self.now.saturating_duration_since(self.started).as_secs_f64(),
             state: state_of(&status).to_owned(),
-            summary: summary_of(&status),
+            summary: self.summary_of(&status),
             rollout: status.progress.as_ref().map(|progress| wire::Rollout {
                 generation: progress.generation.0,
                 done: progress.done,
@@ -29,7 +42,7 @@ impl Daemon {
             }),
             reload_waiting: status.is_reload_waiting,
             last_reload: self.last_reload.as_ref().map(|last| wire::LastReload {
-                ok: last.is_ok,
+                ok: last.errno == 0,
                 message: last.message.clone(),
                 ago: self.now.saturating_duration_since(last.at).as_secs_f64(),
             }),
@@ -115,25 +128,115 @@ fn summary_of(status: &Status) -> String {
             format!("; {} gave up with {} of {} serving", pool.name, pool.serving, pool.size)
         })
         .collect();
-    let serving: u32 = status.pools.iter().map(|pool| pool.serving).sum();
     let trouble = troubles.concat();
     if status.is_stopping {
-        let leaving: usize = status.pools.iter().map(|pool| pool.workers.len()).sum();
-        return format!("Stopping: {leaving} workers drain");
+        let left: usize = status.pools.iter().map(|pool| pool.workers.len()).sum();
+        return format!("Stopping: {left} {} left", workers(left));
     }
     if let Some(progress) = &status.progress {
-        let (done, total) = (progress.done, progress.total);
         let generation = progress.generation.0;
+        let done = done_of(progress, status);
         return match (&progress.going_back, state_of(status)) {
-            (Some(why), _) => format!("Rolling back generation {generation}: {why}"),
-            (None, "starting") => format!("Starting {done}/{total} workers{trouble}"),
+            (Some(why), _) => format!("Rolling back generation {generation}, {done}: {why}"),
+            (None, "starting") => format!("Starting {done}{trouble}"),
             (None, _) => {
-                format!("Rolling restart {done}/{total}, generation {generation}{trouble}")
+                format!("Rolling restart of {done}, generation {generation}{trouble}")
             }
         };
     }
+    let serving: usize = status.pools.iter().map(|pool| pool.serving as usize).sum();
     let generation = status.pools.iter().filter_map(|pool| pool.generation).max();
     let generation = generation.map_or(0, |generation| generation.0);
-    let workers = if serving == 1 { "worker" } else { "workers" };
-    format!("Running {serving} {workers}, generation {generation}{trouble}")
+    format!("Running {serving} {}, generation {generation}{trouble}", workers(serving))
+}
+
+fn workers(count: usize) -> &'static str {
+    if count == 1 { "worker" } else { "workers" }
+}
+
+/// How far a rollout is, pool by pool: `web 3/8, api 1/2`; many pools in one sum.
+fn done_of(progress: &Progress, status: &Status) -> String {
+    let Progress { done, total, pools, .. } = progress;
+    let name = |id: PoolId| {
+        let pool = status.pools.iter().find(|pool| pool.pool == id);
+        pool.map_or("", |pool| pool.name.as_str())
+    };
+    if pools.len() > POOLS_NAMED {
+        return format!("{} pools {done}/{total}", pools.len());
+    }
+    let pools = pools.iter().map(|pool| match pool.total {
+        0 => format!("{} (removed)", name(pool.pool)),
+        total => format!("{} {}/{total}", name(pool.pool), pool.done),
+    });
+    pools.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::{Accounts, Generation, PoolProgress};
+
+    fn pool(id: u32, name: &str, serving: u32) -> PoolStatus {
+        PoolStatus {
+            pool: PoolId(id),
+            name: name.to_owned(),
+            size: 8,
+            serving,
+            generation: Some(Generation(5)),
+            good: Some(Generation(4)),
+            gave_up: None,
+            accounts: Accounts::default(),
+            held: 0,
+            in_hand: 0,
+            workers: Vec::new(),
+        }
+    }
+
+    fn rolling(done: &[(&str, u32, u32)]) -> Status {
+        let ids = || (1..).map(PoolId);
+        let pools = ids().zip(done);
+        let progress = Progress {
+            generation: Generation(5),
+            done: done.iter().map(|it| it.1).sum(),
+            total: done.iter().map(|it| it.2).sum(),
+            pools: pools
+                .map(|(pool, &(_, done, total))| PoolProgress { pool, done, total })
+                .collect(),
+            going_back: None,
+        };
+        Status {
+            pools: ids().zip(done).map(|(id, it)| pool(id.0, it.0, 8)).collect(),
+            progress: Some(progress),
+            is_stopping: false,
+            is_reload_waiting: false,
+        }
+    }
+
+    #[test]
+    fn the_sentence_names_the_pools_that_roll() {
+        let one = rolling(&[("web", 3, 8)]);
+        assert_eq!(summary_of(&one), "Rolling restart of web 3/8, generation 5");
+        let two = rolling(&[("web", 3, 8), ("api", 1, 2)]);
+        assert_eq!(summary_of(&two), "Rolling restart of web 3/8, api 1/2, generation 5");
+        let four = rolling(&[("a", 1, 1), ("b", 1, 2), ("c", 0, 1), ("d", 0, 1)]);
+        assert_eq!(summary_of(&four), "Rolling restart of 4 pools 2/5, generation 5");
+        let gone = rolling(&[("web", 3, 8), ("old", 0, 0)]);
+        assert_eq!(summary_of(&gone), "Rolling restart of web 3/8, old (removed), generation 5");
+    }
+
+    #[test]
+    fn the_sentence_says_what_happens() {
+        let mut status = rolling(&[("web", 1, 4)]);
+        let progress = status.progress.as_mut().unwrap();
+        progress.going_back = Some("web/2: exited with status 3".into());
+        let text = "Rolling back generation 5, web 1/4: web/2: exited with status 3";
+        assert_eq!(summary_of(&status), text);
+        status.progress.as_mut().unwrap().going_back = None;
+        status.pools[0].good = None;
+        assert_eq!(summary_of(&status), "Starting web 1/4");
+        status.progress = None;
+        assert_eq!(summary_of(&status), "Running 8 workers, generation 5");
+        status.is_stopping = true;
+        assert_eq!(summary_of(&status), "Stopping: 0 workers left");
+    }
 }

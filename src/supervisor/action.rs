@@ -248,6 +248,11 @@ pub enum Record {
         /// Workers from now on.
         workers: u32,
     },
+    /// The service ends because nobody uses it.
+    Idle {
+        /// For how long nobody has.
+        quiet: Duration,
+    },
     /// The service ends.
     Stopping {
         /// Workers that drain.

@@ -116,6 +116,7 @@ impl fmt::Display for Record {
                 write!(f, "{pool} gave up on {generation}: {why}; {serving} serving")
             }
             Record::Resized { pool, workers } => write!(f, "{pool} resized to {workers}"),
+            Record::Idle { quiet } => write!(f, "idle for {:.1} s", quiet.as_secs_f64()),
             Record::Stopping { workers } => write!(f, "stopping {workers} workers"),
         }
     }

@@ -15,6 +15,8 @@ pub enum Event {
         /// The pools to roll.
         pools: Vec<(PoolId, Option<Policy>)>,
     },
+    /// Someone wanted a reload that could not even begin: what is configured cannot be had.
+    ReloadRefused,
     /// Someone wants another number of workers, until the master ends.
     ScaleRequested {
         /// The pool.

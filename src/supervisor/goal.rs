@@ -223,12 +223,17 @@ impl PoolGoal {
 
     /// The next moment at which an empty slot may be filled, or the plan is proven.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.next_try().into_iter().chain(self.proven_at).min()
+    }
+
+    /// The next moment at which an empty slot may be filled.
+    pub(super) fn next_try(&self) -> Option<Instant> {
         let waits = self
             .plans()
             .filter(|plan| !self.is_hopeless(plan.generation))
             .filter_map(|plan| self.tallies.get(&plan.generation))
             .flat_map(|tally| tally.slots.values().filter_map(|trouble| trouble.not_before));
-        waits.chain(self.proven_at).min()
+        waits.min()
     }
 
     /// Forgets waits that are over, so that their deadlines do not come again.

@@ -15,7 +15,7 @@
 //! turn: that costs nothing when nothing is due.
 //!
 //! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `seats`, `reconcile`, `rollout`,
-//! `failure`, `dispatch`, `doors`, `held`, `stall`.
+//! `failure`, `dispatch`, `doors`, `held`, `stall`, `idle`.
 
 mod action;
 mod chance;
@@ -26,6 +26,7 @@ mod event;
 mod failure;
 mod goal;
 mod held;
+mod idle;
 mod policy;
 mod reconcile;
 mod rollout;
@@ -38,7 +39,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use action::{Action, Announcement, Attention, Reason, Record, Spawn, Who};
 pub use dispatch::Accounts;
@@ -48,7 +49,7 @@ pub use policy::{
     Unavailable, WishId, WorkerId,
 };
 pub use seats::SEATS;
-pub use status::{PhaseName, PoolStatus, Progress, Status, WorkerStatus};
+pub use status::{PhaseName, PoolProgress, PoolStatus, Progress, Status, WorkerStatus};
 
 use chance::Chance;
 use dispatch::Desk;
@@ -110,6 +111,11 @@ pub struct Supervisor {
     editions: BTreeSet<Edition>,
     /// Systemd was told READY before.
     was_ready: bool,
+    /// The service ends when nobody has used it for so long.
+    idle_exit: Option<Duration>,
+    idle: Option<idle::Idle>,
+    /// A reload has failed since the last good one: what runs may not be what would start.
+    is_in_doubt: bool,
     /// How many generations may drain at once.
     generations: usize,
     chance: Chance,
@@ -134,6 +140,9 @@ impl Supervisor {
             desks: BTreeMap::new(),
             editions: BTreeSet::new(),
             was_ready: false,
+            idle_exit: None,
+            idle: None,
+            is_in_doubt: false,
             generations,
             chance: Chance::new(seed),
             actions: VecDeque::new(),
@@ -148,6 +157,7 @@ impl Supervisor {
             Event::ReloadRequested { wish, edition, pools } => {
                 self.want(wish, edition, pools);
             }
+            Event::ReloadRefused => self.is_in_doubt = true,
             Event::ScaleRequested { pool, scale } => self.scale(pool, scale),
             Event::Resized { pool, workers } => self.resize(pool, workers),
             Event::StopRequested => self.stop(),
@@ -195,6 +205,7 @@ impl Supervisor {
         self.goal_timeout(now);
         self.check_progress(now, board);
         self.dispatch_timeout(now, board);
+        self.check_idle(now, board);
         self.reconcile(now, board);
     }
 
@@ -215,6 +226,7 @@ impl Supervisor {
             self.goal_deadline(),
             self.dispatch_deadline(),
             self.progress_check,
+            self.idle_deadline(),
         ];
         self.deadline =
             if self.life == Life::Over { None } else { deadlines.into_iter().flatten().min() };
@@ -266,10 +278,15 @@ impl Supervisor {
         if self.life != Life::Running {
             return;
         }
-        self.life = Life::Sweeping;
         let workers = self.roster.iter().filter(|worker| worker.is_serving()).count();
+        self.end_with(Record::Stopping { workers: u32::try_from(workers).unwrap_or(u32::MAX) });
+    }
+
+    /// Begins the end of the service, for the reason that `record` gives.
+    fn end_with(&mut self, record: Record) {
+        self.life = Life::Sweeping;
         self.announce(Announcement::Stopping);
-        self.record(Record::Stopping { workers: u32::try_from(workers).unwrap_or(u32::MAX) });
+        self.record(record);
         let rollout = self.goal.rollout.take().into_iter().flat_map(|rollout| rollout.wishes);
         let next = self.goal.next.take().into_iter().flat_map(|next| next.wishes);
         for wish in rollout.chain(next) {

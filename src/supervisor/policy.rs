@@ -98,6 +98,9 @@ pub struct Policy {
     pub workers: u32,
     /// The listeners whose connections this pool gets. None: a resident pool.
     pub listeners: Vec<ListenerId>,
+    /// One of its listeners is held by nobody but the service: once that has ended, no client can
+    /// start it again.
+    pub is_bound_here: bool,
     /// How connections are spread.
     pub balance: Balance,
     /// From spawn to READY.
@@ -128,6 +131,7 @@ impl Default for Policy {
             name: String::new(),
             workers: 1,
             listeners: Vec::new(),
+            is_bound_here: false,
             balance: Balance::default(),
             start_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),

@@ -12,22 +12,15 @@ use super::goal::Plan;
 use super::roster::Worker;
 use super::{Board, Life, PoolId, Slot, Supervisor, WorkerId};
 
+/// Rollouts that begin and end in one pass at most: a few that have nothing to do may.
+const ROUNDS_MAX: u32 = 100;
+
 impl Supervisor {
     /// Emits the orders that are missing. Calling it again without a new fact emits nothing.
     pub(super) fn reconcile(&mut self, now: Instant, board: &impl Board) {
         self.resume_all(now, board);
         match self.life {
-            Life::Running => loop {
-                self.begin_next(now);
-                for pool in self.goal.pools.keys().copied().collect::<Vec<_>>() {
-                    self.fill_vacancies(pool, now);
-                    self.replace(pool, now);
-                    self.retire(pool, now);
-                }
-                if !self.arrive(now) {
-                    break;
-                }
-            },
+            Life::Running => self.approach(now),
             // Nobody is started or replaced any more; what is there takes the last clients.
             Life::Sweeping => {}
             Life::Stopping => self.wind_down(now),
@@ -40,9 +33,26 @@ impl Supervisor {
         self.resume_all(now, board);
         self.forget_editions();
         self.forget_pools();
+        self.watch_idle(now);
         self.refresh_deadline();
         #[cfg(debug_assertions)]
         self.check_invariants();
+    }
+
+    /// One step after the other, until nothing is reached by that any more.
+    fn approach(&mut self, now: Instant) {
+        for round in 0.. {
+            assert!(round < ROUNDS_MAX, "the pass comes to no end: {:?}", self.goal.rollout);
+            self.begin_next(now);
+            for pool in self.goal.pools.keys().copied().collect::<Vec<_>>() {
+                self.fill_vacancies(pool, now);
+                self.replace(pool, now);
+                self.retire(pool, now);
+            }
+            if !self.arrive(now) {
+                return;
+            }
+        }
     }
 
     /// A slot that nobody fills gets a worker of the last good generation.

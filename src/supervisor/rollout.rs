@@ -54,6 +54,7 @@ impl Supervisor {
         }
         rollout.course = Course::Back { why: why.clone() };
         let generation = rollout.generation;
+        self.is_in_doubt = true;
         for pool in &rollout.pools {
             if let Some(goal) = self.goal.pools.get_mut(pool) {
                 goal.wanted.clone_from(&goal.settled);
@@ -70,6 +71,7 @@ impl Supervisor {
             Some((id, generation, why))
         });
         let Some((pool, generation, why)) = failed else { return false };
+        self.is_in_doubt = true;
         let course = Course::Back { why: why.clone() };
         let (pools, wishes) = ([pool].into(), Vec::new());
         self.goal.rollout = Some(Rollout { generation, pools, wishes, begun: now, course });
@@ -115,6 +117,7 @@ impl Supervisor {
         let outcome = match rollout.course {
             Course::Boot if !is_serving => Err("no pool got ready".to_owned()),
             Course::Boot | Course::Forward => {
+                self.is_in_doubt = false;
                 self.record(Record::RolloutDone { generation, took });
                 Ok(generation)
             }

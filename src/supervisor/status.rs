@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::goal::Course;
+use super::goal::{Course, PoolGoal};
 use super::roster::Phase;
-use super::{Accounts, Board, Generation, PoolId, Slot, Supervisor, WorkerId};
+use super::{Accounts, Board, Generation, Life, PoolId, Slot, Supervisor, WorkerId};
 
 /// Everything about the service at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +29,21 @@ pub struct Progress {
     pub done: u32,
     /// All slots of its pools.
     pub total: u32,
+    /// The same for each of its pools.
+    pub pools: Vec<PoolProgress>,
     /// Why it goes back.
     pub going_back: Option<String>,
+}
+
+/// How far a rollout is in one pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolProgress {
+    /// The pool.
+    pub pool: PoolId,
+    /// Slots that serve what is wanted.
+    pub done: u32,
+    /// All slots. None, where the pool is to go.
+    pub total: u32,
 }
 
 /// One pool.
@@ -112,27 +125,44 @@ impl Supervisor {
         self.goal.pools.iter().map(|(&pool, goal)| (pool, goal.size())).collect()
     }
 
+    /// The next moment at which what is under way comes to an end of its own accord, in part at
+    /// least: a start or a drain that takes too long, a wait before the next try. `None`: nothing is
+    /// under way, or nothing bounds it.
+    #[must_use]
+    pub fn next_limit(&self) -> Option<Instant> {
+        let is_under_way = match self.life {
+            Life::Running => self.goal.rollout.is_some() || self.goal.next.is_some(),
+            Life::Sweeping | Life::Stopping => true,
+            Life::Over => false,
+        };
+        let tries = self.goal.pools.values().filter_map(PoolGoal::next_try);
+        tries.chain(self.roster.next_deadline()).min().filter(|_| is_under_way)
+    }
+
     /// How far the rollout under way is, if one is.
     #[must_use]
     pub fn progress(&self) -> Option<Progress> {
         let rollout = self.goal.rollout.as_ref()?;
-        let (mut done, mut total) = (0, 0);
+        let mut pools = Vec::new();
         for (&pool, goal) in
             rollout.pools.iter().filter_map(|pool| Some((pool, self.goal.pools.get(pool)?)))
         {
-            total += goal.size();
-            for slot in (1..=goal.size()).map(Slot) {
-                let mut workers = self.roster.in_slot(pool, slot);
-                done += u32::from(
-                    workers.any(|worker| worker.is_serving() && goal.wants(worker.who.generation)),
-                );
-            }
+            let is_done = |slot: &Slot| {
+                let mut workers = self.roster.in_slot(pool, *slot);
+                workers.any(|worker| worker.is_serving() && goal.wants(worker.who.generation))
+            };
+            let total = goal.size();
+            let done = (1..=total).map(Slot).filter(is_done).count();
+            let done = u32::try_from(done).unwrap_or(u32::MAX);
+            pools.push(PoolProgress { pool, done, total });
         }
+        let done = pools.iter().map(|pool| pool.done).sum();
+        let total = pools.iter().map(|pool| pool.total).sum();
         let going_back = match &rollout.course {
             Course::Back { why } => Some(why.clone()),
             Course::Boot | Course::Forward => None,
         };
-        Some(Progress { generation: rollout.generation, done, total, going_back })
+        Some(Progress { generation: rollout.generation, done, total, pools, going_back })
     }
 
     fn pool_status(&self, pool: PoolId, now: Instant, board: &impl Board) -> PoolStatus {

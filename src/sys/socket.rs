@@ -62,6 +62,14 @@ pub fn peek(socket: BorrowedFd<'_>) -> io::Result<Peeked> {
     }
 }
 
+/// Waits until something can be sent, or `limit` has passed. Whether it can.
+#[cfg(feature = "daemon")]
+pub fn wait_writable(socket: BorrowedFd<'_>, limit: Duration) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::POLLOUT)];
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    matches!(poll(&mut polled, limit), Ok(1))
+}
+
 /// Waits until one of `sources` can be read (or is at its end), `limit` has passed or a signal
 /// came. Who cares which of these it was looks at the sources.
 ///

@@ -238,12 +238,6 @@ pub(crate) fn not_yet(world: &mut World) {
     ] {
         world.refuse(&format!("{POOL}{key} = «\"{word}\"\n"), &[said, now]);
     }
-    for (key, value, now) in [
-        ("idle-exit", "\"5min\"", "this version has `never`"),
-        ("idle-exit", "300", "this version has `never`"),
-    ] {
-        world.refuse(&format!("{POOL}[master]\n{key} = «{value}\n"), &[said, now]);
-    }
 }
 
 /// A file that ends in the middle of a line.

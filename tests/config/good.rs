@@ -13,7 +13,7 @@ use crate::world::{POOL, World};
 /// Every key once, none with its default.
 pub(crate) const EXAMPLE: &str = r#"# A web application.
 [master]
-idle-exit = "never"
+idle-exit = "10min"
 log       = "inherit"
 generations = 4
 control-mode = "0600"
@@ -67,7 +67,7 @@ fn every_key_arrives_with_its_value() {
     let config = world.accept(EXAMPLE);
     assert_eq!(config.files, [world.main()]);
     let master = &config.master;
-    assert_eq!(master.idle_exit, None);
+    assert_eq!(master.idle_exit, Some(Duration::from_secs(600)));
     assert_eq!(master.log, Log::Inherit);
     assert_eq!(master.generations, 4);
     assert_eq!(master.control_mode, 0o600);
@@ -96,6 +96,7 @@ fn every_key_arrives_with_its_value() {
         name: "web".to_owned(),
         workers: 6,
         listeners: Vec::new(),
+        is_bound_here: false,
         balance: Balance::SourceHash,
         start_timeout: Duration::from_secs(31),
         drain_timeout: Duration::from_secs(5400),

@@ -8,6 +8,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 pub mod load;
+pub mod sockets;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -17,6 +17,7 @@ crate::scenarios!(
     a_stream_or_the_masters_own_output_when_that_is_wanted,
     the_last_words_of_a_killed_masters_workers_are_read_by_the_next,
     an_instance_is_known_by_its_name,
+    what_journalds_socket_does_not_take_goes_by_standard_error,
 );
 
 /// A pool `web` of two demo workers, each of which runs this shell script first.
@@ -193,4 +194,23 @@ fn an_instance_is_known_by_its_name(machine: &Machine) {
     machine.sh("systemctl daemon-reload && systemctl start rcluster@shop.service").ok();
     let found = machine.journal("-u rcluster@shop.service SYSLOG_IDENTIFIER=rcluster-shop");
     assert!(found.contains("generation 1 serves") && found.contains("here"), "{found}");
+}
+
+fn what_journalds_socket_does_not_take_goes_by_standard_error(machine: &Machine) {
+    serve(machine, &after("echo '<4>careful'"));
+    machine.sh("mv /run/systemd/journal/socket /run/systemd/journal/away").ok();
+    reload(machine).ok();
+    machine.sh("mv /run/systemd/journal/away /run/systemd/journal/socket").ok();
+    reload(machine).ok();
+    // The words and the level are there, the fields are not.
+    let plain = "_TRANSPORT=stdout PRIORITY";
+    assert_eq!(
+        machine.journal(&format!("{OURS} {plain}=5")).matches("generation 2 serves").count(),
+        1
+    );
+    let careful = machine.journal(&format!("{OURS} {plain}=4"));
+    assert_eq!(careful.matches("web/1: careful").count(), 1, "{careful}");
+    assert_eq!(careful.matches("records go without fields").count(), 1, "{careful}");
+    let rollouts = format!("{OURS} MESSAGE_ID={}", id_of("@RCLUSTER_GENERATION@ serves"));
+    assert_eq!(values(machine, "RCLUSTER_GENERATION", &rollouts), ["1", "3"]);
 }

@@ -11,6 +11,7 @@ mod support;
 mod basics;
 mod control;
 mod journald;
+mod notify;
 mod package;
 mod units;
 

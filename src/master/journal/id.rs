@@ -65,6 +65,10 @@ message_ids! {
     StopAsked = "8b9166574e274f23b6d24b763e687ede",
     /// The service ends; its workers drain.
     Stopping = "fd0eed4aa24445a2b395e6aecd2876f7",
+    /// The service ends because nobody uses it.
+    Idle = "950443a05a00478caf935185d903c7eb",
+    /// The master broke a promise of its own and ends.
+    Broken = "599f852c764c4478adf90ac2c80085c5",
     /// Something about the configuration that an administrator should know.
     Warning = "31946107caa740d78fe358010f0a11b8",
     /// A listener's clients cannot be accepted for the moment.

@@ -132,6 +132,10 @@ impl Player {
                 let (pool, workers) = (PoolId(id(first?)?), words[1].parse().ok()?);
                 self.tell(Event::Resized { pool, workers });
             }
+            "idle-exit" => {
+                self.supervisor = Supervisor::new(3, 7).with_idle_exit(time(first?)?);
+            }
+            "refused" => self.tell(Event::ReloadRefused),
             "stop" => self.tell(Event::StopRequested),
             "swept" => self.tell(Event::Swept),
             "accept-failed" => self.tell(Event::AcceptFailed { listener: ListenerId(id(first?)?) }),
@@ -230,6 +234,7 @@ impl Player {
                     policy.listeners =
                         listeners.map(|it| Some(ListenerId(id(it)?))).collect::<Option<_>>()?;
                 }
+                "bound-here" => policy.is_bound_here = value == "yes",
                 "balance" => {
                     policy.balance = match value {
                         "round-robin" => Balance::RoundRobin,

@@ -68,6 +68,9 @@ pub struct World {
     /// No more faults, except programs that cannot start.
     pub calm: bool,
     pub futile: u32,
+    pub idle_exit: Option<Duration>,
+    /// When a client was accepted last, or was seen in hand.
+    pub used_at: Instant,
     pub is_loud: bool,
 }
 
@@ -188,6 +191,7 @@ impl World {
                 // A boot is not announced.
                 self.forward = self.is_reloading.then_some(Forward { generation, pools });
             }
+            Record::Idle { quiet } => self.check_idle(quiet),
             Record::RolloutDone { .. } | Record::RollingBack { .. } | Record::Stopping { .. } => {
                 self.has_failed |= matches!(record, Record::RollingBack { .. });
                 self.forward = None;
@@ -205,6 +209,27 @@ impl World {
             | Record::Left { .. }
             | Record::RolledBack { .. }
             | Record::Resized { .. } => {}
+        }
+    }
+
+    /// Nobody is harmed by an end because nobody uses the service.
+    fn check_idle(&mut self, quiet: Duration) {
+        let Some(after) = self.idle_exit else { panic!("nobody asked for an end when idle") };
+        assert!(quiet >= after, "it was idle for {quiet:?} only");
+        let unused = self.now.duration_since(self.used_at);
+        assert!(unused >= after, "somebody came {unused:?} ago");
+        let mut processes = self.workers.0.get_mut().processes.values();
+        let busy = processes.find(|it| it.connections() + it.hand.len() > 0);
+        assert!(busy.is_none(), "{busy:?} has clients in hand");
+        assert!(self.held.is_empty(), "clients are held");
+        assert!(self.wishes.is_empty() && !self.is_reloading, "a reload is under way");
+        let status = self.mind.status(self.now, &self.workers);
+        for pool in &status.pools {
+            assert!(pool.gave_up.is_none(), "{} gave up, and would again", pool.pool);
+            let Some(generation) = pool.generation else { continue };
+            let policy = &self.plans[&(pool.pool, generation)].1;
+            let can_be_started = !policy.listeners.is_empty() && !policy.is_bound_here;
+            assert!(can_be_started, "nobody starts {} again", pool.pool);
         }
     }
 

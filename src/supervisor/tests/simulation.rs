@@ -8,7 +8,7 @@
 //! `SEED=n cargo test simulation` replays one world and prints its log, `WORLDS=n` plays more.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::*;
 use super::shell::World;
@@ -42,6 +42,7 @@ fn play(seed: u64, is_loud: bool) {
         }
     }
     world.settle();
+    world.grow_tired();
     world.end();
 }
 
@@ -159,11 +160,56 @@ impl World {
             }
             self.check_accounts();
             let alarms = self.workers.0.get_mut().processes.values().filter_map(|it| it.alarm);
-            let next = alarms.map(|(at, _)| at).chain(self.mind.poll_timeout()).min();
-            let Some(next) = next else { break };
+            let alarm = alarms.map(|(at, _)| at).min();
+            let due = alarm.into_iter().chain(self.deadline_but_idle()).min();
+            // Whoever looks whether somebody comes, looks for ever.
+            let Some(due) = due else { break };
+            let next = self.mind.poll_timeout().into_iter().chain([due]).min().unwrap_or(due);
             self.pass(next.saturating_duration_since(self.now));
         }
         self.check_rest();
+    }
+
+    fn deadline_but_idle(&self) -> Option<Instant> {
+        let mind = &self.mind;
+        let of_goal = mind.roster.next_deadline().into_iter().chain(mind.goal_deadline());
+        of_goal.chain(mind.dispatch_deadline()).chain(mind.progress_check).min()
+    }
+
+    /// At rest, and nobody comes any more: the service ends by itself, unless it must stay.
+    fn grow_tired(&mut self) {
+        let Some(after) = self.idle_exit.filter(|_| self.exit.is_none()) else { return };
+        // Clients in hand finish, or are cut when their workers are killed; nobody comes.
+        for listener in self.listeners.values_mut() {
+            listener.queue.clear();
+        }
+        self.come_to_a_stand();
+        let status = self.mind.status(self.now, &self.workers);
+        let is_at_ease = |pool: &PoolStatus| {
+            pool.gave_up.is_none() && pool.held + pool.in_hand == 0 && pool.good == pool.generation
+        };
+        let may_end = self.mind.residents().is_empty()
+            && !self.mind.is_in_doubt
+            && self.mind.was_ready
+            && status.pools.iter().all(is_at_ease);
+        self.pass(after + after / 8 + Duration::from_secs(1));
+        let is_ending = self.mind.life != Life::Running;
+        assert_eq!(is_ending, may_end, "idle for {after:?}: {status:?}");
+        if is_ending {
+            self.wind_up();
+        }
+    }
+
+    /// It was told to end, and does.
+    fn wind_up(&mut self) {
+        self.swept();
+        for _ in 0..100 {
+            if self.exit.is_some() {
+                return;
+            }
+            self.pass(Duration::from_millis(500));
+            let _ = self.exit.is_some() || self.bury();
+        }
     }
 
     fn check_rest(&mut self) {
@@ -215,14 +261,7 @@ impl World {
         if self.exit.is_none() {
             self.calm = false;
             self.stop();
-            self.swept();
-            for _ in 0..100 {
-                if self.exit.is_some() {
-                    break;
-                }
-                self.pass(Duration::from_millis(500));
-                let _ = self.exit.is_some() || self.bury();
-            }
+            self.wind_up();
         }
         assert!(self.exit.is_some(), "a stop has no end");
         assert!(self.wishes.is_empty(), "{:?} are not answered", self.wishes);

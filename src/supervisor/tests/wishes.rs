@@ -74,6 +74,7 @@ impl World {
             name: format!("pool{}", pool.0),
             workers: 1 + u32::try_from(dice.below(3)).unwrap(),
             listeners,
+            is_bound_here: dice.one_in(12),
             balance: [Balance::LeastConnections, Balance::RoundRobin, Balance::SourceHash]
                 [usize::try_from(dice.below(3)).unwrap()],
             start_timeout: seconds(10 + dice.below(20)),

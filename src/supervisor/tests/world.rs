@@ -14,8 +14,15 @@ impl World {
         let mut dice = Dice(mix(seed ^ 0x5eed));
         let now = Instant::now();
         let generations = 1 + usize::try_from(dice.below(3)).unwrap();
+        let idle_exit = dice.one_in(3).then(|| Duration::from_secs(1 + dice.below(60)));
+        let mut mind = Supervisor::new(generations, seed);
+        if let Some(after) = idle_exit {
+            mind = mind.with_idle_exit(after);
+        }
         World {
-            mind: Supervisor::new(generations, seed),
+            mind,
+            idle_exit,
+            used_at: now,
             workers: Workers::new(seed),
             dice,
             begun: now,
@@ -100,6 +107,7 @@ impl World {
                     Attention::Answer => {
                         listener.queue.pop_front();
                         self.accepted += 1;
+                        self.used_at = self.now;
                         self.workers.0.get_mut().end(client, "answered");
                         self.tell(Event::Refused { listener: id });
                     }
@@ -133,6 +141,7 @@ impl World {
         };
         self.listeners.get_mut(&id).unwrap().queue.pop_front();
         self.accepted += 1;
+        self.used_at = self.now;
         self.mind.note_dispatched(worker, self.now);
         if !self.calm && self.dice.one_in(60) {
             self.failed_at = Some(self.now);
@@ -271,7 +280,9 @@ impl World {
                 break;
             }
         }
-        let bound = 20 + 8 * time.as_secs();
+        // Who looks whether anybody comes, looks for nothing most of the time.
+        let looks = self.idle_exit.map_or(0, |after| 9 * time.as_secs() / after.as_secs() + 2);
+        let bound = 20 + 8 * time.as_secs() + looks;
         assert!(u64::from(self.futile) < bound, "{} timeouts for nothing", self.futile);
     }
 
