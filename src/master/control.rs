@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
+use super::accounts::find_group;
+use crate::config::MasterSettings;
 use crate::sys::listen::is_listening;
 use crate::wire::control::{Answer, CALL_MAX, Call, encode};
 
@@ -49,6 +51,16 @@ pub(crate) struct Heard {
 }
 
 impl Control {
+    /// Makes the socket as it is configured.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn open(path: &Path, settings: &MasterSettings) -> Result<Control, String> {
+        let group = settings.control_group.as_deref().map(find_group).transpose()?;
+        let group = group.map(nix::unistd::Gid::as_raw);
+        Control::bind(path, settings.control_mode, group)
+    }
+
     /// Makes the socket. One that nobody listens on any more is replaced.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::config::{Address, Config, Listen, Pool};
 use crate::supervisor::{Attention, Balance, ListenerId};
 use crate::sys::listen::{
     Local, listen_abstract, listen_port, listen_tcp, listen_unix, local, stop_listening,
+    turn_newcomers_away,
 };
 use crate::wire::message::ToWorker;
 
@@ -266,6 +267,21 @@ impl Listeners {
                     self.discarded.extend(name);
                 }
             }
+        }
+    }
+
+    /// Before those who wait at it are accepted for the last time: nobody is to come after them. Not
+    /// where the next start may get it back.
+    pub(crate) fn turn_newcomers_away(&mut self, id: ListenerId) -> std::io::Result<()> {
+        let Some(listener) = self.open.get_mut(&id) else { return Ok(()) };
+        match &mut listener.origin {
+            Origin::Inherited(..) => return Ok(()),
+            Origin::Bound { is_stored: true, .. } if self.may_be_kept => return Ok(()),
+            Origin::Bound { file, .. } => file.take().iter().for_each(SocketFile::remove),
+        }
+        match local(listener.as_fd()) {
+            Local::Tcp(_) => turn_newcomers_away(listener.as_fd()),
+            Local::Unix(_) | Local::Abstract(_) | Local::Other => Ok(()),
         }
     }
 

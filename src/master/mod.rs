@@ -232,12 +232,7 @@ impl Daemon {
         let settings = &config.master;
         let control = match &options.control {
             None => None,
-            Some(path) => {
-                let group =
-                    settings.control_group.as_deref().map(accounts::find_group).transpose()?;
-                let group = group.map(nix::unistd::Gid::as_raw);
-                Some(Control::bind(path, settings.control_mode, group)?)
-            }
+            Some(path) => Some(Control::open(path, settings)?),
         };
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();

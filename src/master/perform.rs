@@ -218,6 +218,10 @@ impl Daemon {
         for id in self.listeners.ids() {
             let is_ours = self.listeners.get(id).is_some_and(super::listeners::Listener::is_ours);
             if is_ours {
+                if let Err(error) = self.listeners.turn_newcomers_away(id) {
+                    let text = format!("clients who come right now may be reset: {error}");
+                    self.say(Level::Warning, text);
+                }
                 while self.accept_one(id) {}
             }
             self.attend(id, Attention::Pause);

@@ -122,7 +122,7 @@ impl Daemon {
             }
             Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
             Record::Draining { who, reason } => {
-                let reason = say(*reason);
+                let reason = in_words(*reason);
                 let text = format!("{} drains: {reason}", self.who(who));
                 let entry = self.about(who, Level::Info, text).id(MessageId::Draining);
                 entry.with(CAUSE, reason)
@@ -229,14 +229,6 @@ impl Daemon {
     }
 }
 
-fn say(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Replaced => "its successor serves",
-        Reason::Surplus => "the pool needs it no more",
-        Reason::Stop => "the service ends",
-    }
-}
-
 fn idle(quiet: Duration) -> Entry {
     let span = short(quiet);
     let text = format!(
@@ -263,6 +255,14 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
         | Record::Resized { .. }
         | Record::Idle { .. }
         | Record::Stopping { .. } => None,
+    }
+}
+
+fn in_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Replaced => "its successor serves",
+        Reason::Surplus => "the pool needs it no more",
+        Reason::Stop => "the service ends",
     }
 }
 

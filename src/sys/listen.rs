@@ -137,6 +137,41 @@ pub fn stop_listening(socket: &OwnedFd) {
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
+/// Lets nobody new connect to a TCP listener, while those who have connected can be accepted still:
+/// closing it right after the last `accept` would reset who came in between. A newcomer's request
+/// (SYN) is dropped, so that his system asks again a second later, and is refused then.
+///
+/// # Errors
+/// Those of `setsockopt(2)`; the filter is that of `socket(7)`, SO_ATTACH_FILTER.
+pub fn turn_newcomers_away(listener: BorrowedFd<'_>) -> io::Result<()> {
+    const FLAGS: u32 = 13; // the offset of the flags in a TCP header (RFC 9293, section 3.1)
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let code = |bits: u32| u16::try_from(bits).unwrap_or_default();
+    let (load, and) = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, libc::BPF_ALU | libc::BPF_AND);
+    let (equal, give) = (libc::BPF_JMP | libc::BPF_JEQ, libc::BPF_RET);
+    let step = |bits, k, jt, jf| libc::sock_filter { code: code(bits), jt, jf, k };
+    let mut program = [
+        step(load, FLAGS, 0, 0),
+        step(and, SYN | ACK, 0, 0),
+        step(equal, SYN, 0, 1),
+        step(give, 0, 0, 0),
+        step(give, u32::MAX, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: 5, filter: program.as_mut_ptr() };
+    // SAFETY: the program outlives the call, which copies it; the length given is its own.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            u32::try_from(size_of::<libc::sock_fprog>()).unwrap_or_default(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sets O_NONBLOCK on the open file that `socket` refers to.
 ///
 /// # Errors
@@ -237,5 +272,39 @@ pub fn source_of(client: BorrowedFd<'_>) -> u64 {
             (None, None) => 0,
         },
         None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_has_connected_is_accepted_and_who_comes_later_is_not() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = listen_tcp(address.parse().unwrap()) else {
+                println!("LEFT OUT: there is no {address} here");
+                continue;
+            };
+            let Local::Tcp(place) = local(listener.as_fd()) else { panic!("no TCP listener") };
+            let mut early = TcpStream::connect(place).unwrap();
+            turn_newcomers_away(listener.as_fd()).unwrap();
+            early.write_all(b"hello").unwrap();
+            let late = TcpStream::connect_timeout(&place, Duration::from_millis(300));
+            assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut, "it is not even refused");
+            let Ok(Accepted::Client(client)) = accept(listener.as_fd()) else { panic!("nobody") };
+            assert!(matches!(accept(listener.as_fd()), Ok(Accepted::Nobody)));
+            drop(listener);
+            let mut client = TcpStream::from(client);
+            client.set_nonblocking(false).unwrap();
+            let mut heard = [0; 5];
+            client.read_exact(&mut heard).unwrap();
+            assert_eq!(&heard, b"hello");
+            assert!(TcpStream::connect(place).is_err());
+        }
     }
 }
