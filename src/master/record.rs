@@ -135,7 +135,7 @@ impl Daemon {
             }
             Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
             Record::Draining { who, reason } => {
-                let reason = say(*reason);
+                let reason = in_words(*reason);
                 let text = format!("{} drains: {reason}", self.who(who));
                 let entry = self.about(who, Level::Info, text).id(MessageId::Draining);
                 entry.with(CAUSE, reason)
@@ -242,7 +242,7 @@ impl Daemon {
     }
 }
 
-fn say(reason: Reason) -> &'static str {
+fn in_words(reason: Reason) -> &'static str {
     match reason {
         Reason::Replaced => "its successor serves",
         Reason::Surplus => "the pool needs it no more",
