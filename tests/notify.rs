@@ -126,7 +126,7 @@ fn a_refused_reload_is_no_reload_but_an_error_until_the_next_good_one() {
     assert!(cluster.reload().is_err());
     manager.wait_for("ERRNO=22\nSTATUS=Reload failed: the configuration is not valid: ");
     cluster.signal("USR1");
-    cluster.wait_for("not reloaded");
+    cluster.wait_for_nth("not reloaded", 2);
     assert!(!manager.texts().iter().any(|text| text.contains("RELOADING")), "nothing began");
     cluster.configure(&web(""));
     assert!(cluster.reload().is_ok());
@@ -430,6 +430,7 @@ fn a_broken_promise_is_said_ends_the_reload_and_has_the_process_replaced() {
     manager.wait_for("RELOADING=1");
     support::signal(cluster.pids("fickle")[0], "KILL");
     assert_eq!(cluster.wait_end().code(), Some(1));
+    manager.wait_for("WATCHDOG=trigger");
     let states = from(&manager, "RELOADING=1");
     let [.., ready, trigger] = &states[..] else { panic!("{states:?}") };
     assert_eq!((ready.as_str(), trigger.as_str()), ("READY=1", "WATCHDOG=trigger"), "{states:?}");
