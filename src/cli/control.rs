@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use signal_hook::flag::register_conditional_shutdown;
+use signal_hook::flag::{register, register_conditional_shutdown};
 
 use crate::wire::control::{ReloadParameters, ReloadResults, ScaleParameters};
 
@@ -29,7 +29,7 @@ pub(super) fn reload(typed: &Reload) -> Result<(), Failure> {
     }
     let is_exec_reload = is_started_by_systemd();
     if is_exec_reload {
-        yield_to_stop().map_err(Failure::Output)?;
+        yield_to_stop().and_then(|()| outlive_reload()).map_err(Failure::Output)?;
     }
     let parameters = ReloadParameters { pools: typed.pools.clone(), no_wait: typed.no_wait };
     let mut client = Client::find(&typed.master, &environment)?;
@@ -59,6 +59,13 @@ fn is_started_by_systemd() -> bool {
 fn yield_to_stop() -> io::Result<()> {
     let always = Arc::new(AtomicBool::new(true));
     register_conditional_shutdown(signal_hook::consts::SIGTERM, 0, always).map(drop)
+}
+
+/// Stays on SIGUSR1. `systemctl kill -s USR1` asks for a rolling restart and reaches every process of
+/// the service, this one, too, which would make the reload that it waits for a failed one.
+fn outlive_reload() -> io::Result<()> {
+    let seen = Arc::new(AtomicBool::new(false));
+    register(signal_hook::consts::SIGUSR1, seen).map(drop)
 }
 
 /// Shows the steps of a rollout until it is over.

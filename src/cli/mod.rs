@@ -39,6 +39,12 @@ use crate::config::Mistake;
 use args::{Arguments, Verb};
 use output::Level;
 
+/// The definition that help, man pages and completions come from.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Does what was typed.
 #[must_use]
 pub fn execute(arguments: Arguments) -> ExitCode {

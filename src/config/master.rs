@@ -12,8 +12,6 @@ const MOST_GENERATIONS: u32 = 64;
 /// Where workers' output may go.
 const LOGS: [(&str, Log); 3] =
     [("fields", Log::Fields), ("stream", Log::Stream), ("inherit", Log::Inherit)];
-/// The shortest time without a client after which the service may end.
-const SHORTEST_IDLE: Duration = Duration::from_millis(100);
 
 /// Reads what all the files say in `[master]`.
 pub(super) fn read(sections: &[Section<'_>], report: &mut Report) -> MasterSettings {
@@ -63,7 +61,7 @@ fn idle_exit(entry: &Entry<'_>) -> Read<Option<Duration>> {
             format!("`idle-exit` is {}, which is no time", quote(text)),
             "write \"never\", or a time such as \"10min\"",
         ),
-        Some(_) | None => entry.duration(SHORTEST_IDLE..=time::DAY).map(Some),
+        Some(_) | None => entry.duration(time::SHORTEST..=time::DAY).map(Some),
     }
 }
 

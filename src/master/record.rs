@@ -242,6 +242,14 @@ impl Daemon {
     }
 }
 
+fn in_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Replaced => "its successor serves",
+        Reason::Surplus => "the pool needs it no more",
+        Reason::Stop => "the service ends",
+    }
+}
+
 fn idle(quiet: Duration) -> Entry {
     let span = short(quiet);
     let text = format!(
@@ -268,14 +276,6 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
         | Record::Resized { .. }
         | Record::Idle { .. }
         | Record::Stopping { .. } => None,
-    }
-}
-
-fn in_words(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Replaced => "its successor serves",
-        Reason::Surplus => "the pool needs it no more",
-        Reason::Stop => "the service ends",
     }
 }
 

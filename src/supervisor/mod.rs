@@ -264,6 +264,8 @@ impl Supervisor {
         if let Some(Some((_, policy))) = next {
             policy.workers = workers.max(1);
         }
+        // Nothing but sizes differs between what is configured and what serves.
+        self.is_in_doubt = false;
         let Some(goal) = self.goal.pools.get_mut(&pool) else { return };
         let size = goal.size();
         for plan in goal.wanted.iter_mut().chain(&mut goal.settled).chain(&mut goal.good) {

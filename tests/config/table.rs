@@ -195,12 +195,12 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("[master]\ncontrol-mode = «\"77777777777777777777\"", &["octal"]),
     ("[master]\ncontrol-group = «\"\"", &["empty text"]),
     ("[master]\nidle-exit = «\"banana\"", &["which is no time", "\"never\""]),
+    ("[master]\nidle-exit = «\"2days\"", &["`idle-exit` cannot be `2days`", "from 10ms to 1day"]),
+    ("[master]\nidle-exit = «0", &["`idle-exit` cannot be `0`", "from 10ms to 1day"]),
     (
         "[master]\nlog = «\"syslog\"",
         &["`log` cannot be `syslog`", "write `fields`, `stream` or `inherit`"],
     ),
-    ("[master]\nidle-exit = «\"10ms\"", &["`idle-exit` cannot be `10ms`", "from 100ms to 1day"]),
-    ("[master]\nidle-exit = «0", &["`idle-exit` cannot be `0`", "from 100ms to 1day"]),
 ];
 
 pub(crate) fn by_hand(world: &mut World) {

@@ -12,6 +12,7 @@ mod basics;
 mod control;
 mod journald;
 mod notify;
+mod package;
 mod units;
 
 use machine::{Machine, Tree};

@@ -63,10 +63,10 @@ message_ids! {
     Resized = "9920361685274e22bbc8db858f9e0831",
     /// Somebody asked for the end of the service.
     StopAsked = "8b9166574e274f23b6d24b763e687ede",
-    /// Nobody has connected for so long that the service ends until somebody does.
-    Idle = "611d7c5eb1f0f84bc6583f603219b8d9",
     /// The service ends; its workers drain.
     Stopping = "fd0eed4aa24445a2b395e6aecd2876f7",
+    /// The service ends because nobody uses it.
+    Idle = "950443a05a00478caf935185d903c7eb",
     /// The master broke a promise of its own and ends.
     Broken = "599f852c764c4478adf90ac2c80085c5",
     /// Something about the configuration that an administrator should know.
