@@ -14,18 +14,29 @@ struct Bench {
     orders: Arc<Mailbox<Order>>,
     ended: Arc<Mailbox<u64>>,
     queue: Arc<Queue>,
+    relay: Option<Relay>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Bench {
     fn new() -> Bench {
+        let mut bench = Bench::at_rest();
+        bench.start();
+        bench
+    }
+
+    /// One whose thread does not run yet.
+    fn at_rest() -> Bench {
         let (orders, ended) =
             (Arc::new(Mailbox::new().unwrap()), Arc::new(Mailbox::new().unwrap()));
         let queue = Arc::new(Queue::default());
         let relay = Relay::new(Arc::clone(&orders), Arc::clone(&ended), Arc::clone(&queue));
-        let relay = relay.unwrap();
-        let thread = Some(std::thread::spawn(move || relay.run()));
-        Bench { orders, ended, queue, thread }
+        Bench { orders, ended, queue, relay: Some(relay.unwrap()), thread: None }
+    }
+
+    fn start(&mut self) {
+        let relay = self.relay.take().unwrap();
+        self.thread = Some(std::thread::spawn(move || relay.run()));
     }
 
     /// The pipe of a new worker.
@@ -66,6 +77,9 @@ impl Bench {
     /// Ends it; all that is left.
     fn end(mut self) -> Vec<String> {
         self.orders.put(Order::End);
+        if self.thread.is_none() {
+            self.start();
+        }
         let rest = std::iter::from_fn(|| self.next()).collect();
         self.thread.take().unwrap().join().unwrap();
         rest
@@ -123,7 +137,8 @@ fn a_pipe_is_read_while_anybody_may_write_and_then_forgotten() {
 
 #[test]
 fn what_is_written_at_the_end_is_said() {
-    let bench = Bench::new();
+    // It hears of the pipes and of the end at once, and has read none of them.
+    let bench = Bench::at_rest();
     let mut workers: Vec<File> = (1..=100).map(|id| bench.worker(id)).collect();
     for worker in &mut workers {
         worker.write_all(b"one\ntwo\nthree").unwrap();
