@@ -121,7 +121,7 @@ fn run(
 pub fn exchange(port: u16, request: &str) -> Result<String, String> {
     let said = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(said("connect"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(said("set up"))?;
+    stream.set_read_timeout(Some(super::PATIENCE)).map_err(said("set up"))?;
     stream.write_all(request.as_bytes()).map_err(said("send"))?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(said("receive"))?;

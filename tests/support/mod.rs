@@ -22,7 +22,7 @@ use rcluster::wire::control::{Answer, Call, Status, encode};
 use serde_json::{Value, json};
 
 /// How long anything may take that should be quick.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test, which is its own demo worker, too.
 pub const RCLUSTER: &str = env!("CARGO_BIN_EXE_rcluster");

@@ -146,14 +146,16 @@ fn get_unix(machine: &Machine, path: &str) -> String {
 
 /// Clients who come around the moment at which an unused service ends.
 fn nobody_is_lost_around_the_end_of_an_unused_service(machine: &Machine) {
-    const CLIENTS: u32 = 1500;
     const IDLE: Duration = Duration::from_millis(20);
     let config = format!("[master]\nidle-exit = \"20ms\"\n{}", web("").replace("= 2", "= 1"));
+    // 1 500 by RCLUSTER_TEST_CLIENTS; each starts the service anew.
+    let clients = std::env::var("RCLUSTER_TEST_CLIENTS").ok().and_then(|text| text.parse().ok());
+    let clients: u32 = clients.unwrap_or(300);
     // Nobody looks at it from outside before the next client does.
     install(machine, &config);
     let (failed, longest) = machine.within(|| {
         let (mut failed, mut longest) = (Vec::new(), Duration::ZERO);
-        for number in 0..CLIENTS {
+        for number in 0..clients {
             let begun = Instant::now();
             if let Err(why) = exchange(8080, REQUEST) {
                 failed.push(why);
@@ -168,12 +170,12 @@ fn nobody_is_lost_around_the_end_of_an_unused_service(machine: &Machine) {
     machine.wait_for("systemctl show --value -p ActiveState rcluster | grep -qx inactive");
     let ends = machine.journal(OURS).matches("nobody has connected for").count();
     println!(
-        "{:?}: {} of {CLIENTS} answered, {ends} starts, longest {longest:?}",
+        "{:?}: {} of {clients} answered, {ends} starts, longest {longest:?}",
         machine.tree,
-        CLIENTS as usize - failed.len()
+        clients as usize - failed.len()
     );
     assert_eq!(failed, Vec::<String>::new());
-    assert!(ends > 100, "it hardly ever ended: {ends}");
+    assert!(ends > clients as usize / 4, "it hardly ever ended: {ends}");
     assert_eq!(machine.property("Result"), "success");
     assert_eq!(machine.property("NRestarts"), "0");
 }
