@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::machine::{Machine, Tree};
 use crate::service::{get, install, paced, pool, reload, serve, wait_answers, web};
+use crate::support::load::exchange;
 
 fn the_units_are_in_order_and_hardened(machine: &Machine) {
     install(machine, &web(""));
@@ -33,11 +34,12 @@ fn two_instances_live_side_by_side(machine: &Machine) {
     }
     machine.sh("systemctl daemon-reload").ok();
     machine.sh("systemctl enable --now rcluster@shop.socket rcluster@blog.socket").ok();
+    // The first clients start them. A reload that comes before systemd calls them started would be
+    // taken for a wish to start them.
+    let request = "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    machine.within(|| [8080, 8081].map(|port| exchange(port, request).unwrap()));
+    machine.wait_for("systemctl is-active --quiet rcluster@shop rcluster@blog");
     let load = paced(machine, 300, "/");
-    machine.within(|| {
-        let request = "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
-        crate::support::load::exchange(8081, request).unwrap();
-    });
     machine.sh("systemctl reload rcluster@shop").ok();
     machine.sh("rcluster reload -i blog").ok();
     for name in ["shop", "blog"] {
