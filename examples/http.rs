@@ -2,7 +2,7 @@
 //!
 //! What it answers is the seed's demo (`{"method":…,"url":…,"post":…}`), and `/pid`, `/sleep/MS`
 //! and `/bytes/N`. `src/demo/server.rs` is worth reading: it waits between two requests with
-//! `Connection::wait`, which is all that a keep-alive server needs to drain well.
+//! `Connection::wait_to_hand_back`, and hands the connection to the next worker when it drains.
 //!
 //! ```text
 //! cargo build --example http

@@ -19,8 +19,7 @@ async fn main() -> rcluster::Result<()> {
         .route("/error", get(fail))
         .fallback(|uri: Uri| async move { Failure::NotFound(uri.path().to_owned()) });
     let worker = rcluster::Worker::from_env()?;
-    let draining = worker.draining();
-    axum::serve(worker.into_listener()?, app).with_graceful_shutdown(draining).await?;
+    axum::serve(worker.into_listener()?, rcluster::hand_back(app)).await?;
     Ok(())
 }
 

@@ -26,10 +26,7 @@ async fn main() -> rcluster::Result<()> {
         None => None,
     };
     let app = Router::new().fallback(answer).with_state(Arc::new(directory));
-    let worker = rcluster::Worker::from_env()?;
-    let draining = worker.draining();
-    axum::serve(worker.into_listener()?, app).with_graceful_shutdown(draining).await?;
-    Ok(())
+    rcluster::serve(app).await
 }
 
 async fn answer(State(directory): State<Arc<Option<PathBuf>>>, uri: Uri) -> Response {

@@ -57,6 +57,8 @@
 //! * **Death is learned from the pidfd**, after which the channel is read to its end, then the
 //!   counters; only then is the exit a fact.
 //! * **Credit comes back by an event**, never by polling: see `wire/scoreboard.rs`.
+//! * **A connection has one owner.** A draining worker hands a live one back in the very message that
+//!   counts it; from then on it is not touched there, and nobody else may end it.
 //! * **A crash never depends on a deploy**: vacancies are filled with the last good generation,
 //!   whose programs are held open.
 //! * What a worker or a control client sends never panics the master.
@@ -82,4 +84,8 @@ pub mod worker;
 pub use error::{Error, Result};
 #[cfg(feature = "daemon")]
 pub use master::Master;
+#[cfg(feature = "axum")]
+pub use worker::hand_back;
+#[cfg(feature = "serve")]
+pub use worker::serve;
 pub use worker::{Connection, Worker};

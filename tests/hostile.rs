@@ -12,6 +12,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ fn as_worker() {
         "drained" => drained(channel),
         "retire" => retire(channel),
         "gifts" => gifts(channel),
+        "returns" => returns(channel),
         "idle" => idle(channel),
         "liar" => liar(channel),
         other => panic!("{other}"),
@@ -184,6 +186,32 @@ fn gifts(channel: Channel) {
     channel.serve();
 }
 
+/// Hands back what it never had, and what is no connection at all, before a drain and after.
+fn returns(channel: Channel) {
+    const HANDBACK: u8 = 8;
+    channel.say_ready(16);
+    let (client, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let [client, null] = [client.as_raw_fd(), null.as_raw_fd()];
+    // The listener's name, and five bytes of leftover.
+    let name = std::env::var("TEST_LISTENER").unwrap();
+    let plain = [&[1, HANDBACK, 0, 0, 4, name.len() as u8], name.as_bytes()].concat();
+    let leftover = [&plain[..], &[9, 4, 5, 0, 0, 0]].concat();
+    let too_much = [&plain[..], &[9, 4, 255, 255, 255, 255]].concat();
+    let stranger = [1, HANDBACK, 0, 0, 4, 2, b'n', b'o'];
+    for _ in 0..100 {
+        channel.say(&plain);
+        channel.say_with(&plain, &[null]);
+        channel.say_with(&plain, &[client, null]);
+        channel.say_with(&leftover, &[client]);
+        channel.say_with(&leftover, &[client, null]);
+        channel.say_with(&too_much, &[client, null]);
+        channel.say_with(&stranger, &[client]);
+        channel.say_with(&plain, &[client]);
+    }
+    channel.serve();
+}
+
 /// READY, and then takes nothing.
 fn idle(channel: Channel) {
     channel.say_ready(16);
@@ -200,7 +228,8 @@ fn liar(channel: Channel) {
 }
 
 fn serve(way: &str, extra: &str) -> Cluster {
-    let extra = format!("environment = {{ TEST_WORKER = \"{way}\" }}\n{extra}");
+    let environment = format!("TEST_WORKER = \"{way}\", TEST_LISTENER = \"127.0.0.1:{{port}}\"");
+    let extra = format!("environment = {{ {environment} }}\n{extra}");
     Cluster::serve(&pool("web", &frozen_v1::command(), "\"127.0.0.1:{port}\"", &extra))
 }
 
@@ -348,6 +377,20 @@ fn descriptors_that_come_along_are_closed() {
     // The first reloads leave what the last good generation is started from.
     assert_eq!(counts[1..], [counts[1]; 3], "{counts:?}");
     complaints_are_single(&cluster);
+}
+
+#[test]
+fn who_hands_back_what_he_never_had_is_not_believed() {
+    let mut cluster = serve("returns", "");
+    let mut counts = Vec::new();
+    for round in 1..=4 {
+        stays_well(&mut cluster, 4);
+        cluster.reload().unwrap();
+        cluster.wait_for_nth(" left", 2 * round);
+        counts.push(descriptors(cluster.pid()));
+    }
+    stays_well(&mut cluster, 4);
+    assert_eq!(counts[1..], [counts[1]; 3], "{counts:?}");
 }
 
 #[test]

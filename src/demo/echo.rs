@@ -1,6 +1,7 @@
 //! The seed's echo service: a greeting with the date, then every chunk comes back 100 ms later.
 //!
-//! `bye` ends the connection, `fatal` the whole worker, with status 127.
+//! `bye` ends the connection, `fatal` the whole worker, with status 127. When the worker is replaced
+//! another one goes on, and the client sees nothing of it.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,26 +10,46 @@ use crate::worker::{Connection, Wait};
 
 const DELAY: Duration = Duration::from_millis(100);
 
-/// Answers one connection to its end.
-pub fn serve(connection: Connection) {
-    // A client that hangs up in between is no event.
-    let _ = converse(&connection);
+/// How it ends here.
+enum End {
+    Closed,
+    /// Another worker goes on.
+    Elsewhere,
 }
 
-fn converse(mut connection: &Connection) -> io::Result<()> {
+/// Answers one connection to its end, or until the drain takes it elsewhere.
+pub fn serve(mut connection: Connection) {
+    // One that was handed back has been greeted.
+    if !connection.handed_back() && greet(&connection).is_err() {
+        return;
+    }
+    // A client that hangs up in between is no event.
+    while let Ok(End::Elsewhere) = converse(&connection) {
+        match connection.hand_back(b"") {
+            Ok(()) => return,
+            Err(kept) => connection = kept.connection,
+        }
+    }
+}
+
+fn greet(mut connection: &Connection) -> io::Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    write!(connection, "Now: {}\n<- ", date(now))?;
+    write!(connection, "Now: {}\n<- ", date(now))
+}
+
+fn converse(mut connection: &Connection) -> io::Result<End> {
     let mut buffer = [0; 4096];
     loop {
-        match connection.wait()? {
+        match connection.wait_to_hand_back()? {
             Wait::Bytes => {}
-            Wait::Closed => return Ok(()),
-            Wait::Draining => return connection.write_all(b"Good Bye!\n"),
+            Wait::Closed => return Ok(End::Closed),
+            Wait::Draining if connection.can_hand_back() => return Ok(End::Elsewhere),
+            Wait::Draining => return good_bye(connection),
         }
         let count = connection.read(&mut buffer)?;
         let chunk = &buffer[..count];
         if begins_with(chunk, b"bye") {
-            return connection.write_all(b"Good Bye!\n");
+            return good_bye(connection);
         }
         if begins_with(chunk, b"fatal") {
             std::process::exit(127);
@@ -36,6 +57,10 @@ fn converse(mut connection: &Connection) -> io::Result<()> {
         pause();
         connection.write_all(&[b"-> [ sleep 100ms ] ", chunk, b"<- "].concat())?;
     }
+}
+
+fn good_bye(mut connection: &Connection) -> io::Result<End> {
+    connection.write_all(b"Good Bye!\n").map(|()| End::Closed)
 }
 
 fn begins_with(chunk: &[u8], word: &[u8]) -> bool {

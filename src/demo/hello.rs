@@ -8,7 +8,7 @@ use crate::worker::Connection;
 /// Answers one connection to its end.
 pub fn serve(connection: Connection) {
     let who = Who::from_env();
-    server::serve(&connection, |request| answer(request, &who));
+    server::serve(connection, |request| answer(request, &who));
 }
 
 struct Who {

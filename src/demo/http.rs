@@ -15,7 +15,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 /// Answers one connection to its end.
 pub fn serve(connection: Connection) {
-    server::serve(&connection, answer);
+    server::serve(connection, answer);
 }
 
 fn answer(request: &Request) -> Response {

@@ -9,5 +9,5 @@ pub fn serve(connection: Connection) {
         Some(port) => format!("hello world, handle port {port}"),
         None => format!("hello world, handle socket {}", connection.listener()),
     };
-    server::serve(&connection, |_| Response::text(text.clone()));
+    server::serve(connection, |_| Response::text(text.clone()));
 }

@@ -64,6 +64,17 @@ impl<S: Read + Write> Reader<S> {
         self.buffer.is_empty()
     }
 
+    /// There is no whole head among what was read, and it may still come.
+    pub fn needs_more(&self) -> bool {
+        let start = self.buffer.chunks(2).take_while(|pair| pair == b"\r\n").count() * 2;
+        self.buffer.len() <= HEAD_MAX && find(&self.buffer[start..], b"\r\n\r\n").is_none()
+    }
+
+    /// What was read and not used.
+    pub fn into_unread(self) -> Vec<u8> {
+        self.buffer
+    }
+
     /// The next request; `None`: the client has closed the connection between two.
     ///
     /// # Errors
@@ -163,7 +174,10 @@ impl<S: Read + Write> Reader<S> {
     }
 
     /// Reads once; `false`: the client has closed.
-    fn fill(&mut self) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn fill(&mut self) -> io::Result<bool> {
         let mut chunk = [0; 8192];
         let count = self.stream.read(&mut chunk)?;
         self.buffer.extend_from_slice(&chunk[..count]);

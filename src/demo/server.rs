@@ -1,7 +1,8 @@
 //! Requests and answers over one connection: keep-alive, pipelining, and a drain that loses none.
 //!
-//! Between two requests it waits where the drain can end it ([`Connection::wait`]). While draining
-//! it answers what it has read and says `Connection: close` with the last of it.
+//! Between two requests it waits where the drain can end it ([`Connection::wait_to_hand_back`]). Then
+//! the connection goes to another worker, with what was read of its next request. Where it cannot, what
+//! was read is answered, and `Connection: close` said with the last of it.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -57,31 +58,52 @@ impl Response {
     }
 }
 
-/// Answers requests until the client or the drain ends it.
-pub fn serve(connection: &Connection, answer: impl Fn(&Request) -> Response) {
-    // A client that hangs up or is too slow is no event.
-    let _ = converse(connection, answer);
+/// How it ends here.
+enum End {
+    Closed,
+    /// Another worker goes on; these bytes of its next request were read.
+    Elsewhere(Vec<u8>),
 }
 
-fn converse(connection: &Connection, answer: impl Fn(&Request) -> Response) -> io::Result<()> {
+/// Answers requests until the client ends it, or the drain takes it elsewhere.
+pub fn serve(mut connection: Connection, answer: impl Fn(&Request) -> Response) {
+    loop {
+        match converse(&connection, &answer) {
+            Ok(End::Elsewhere(unread)) => match connection.hand_back(&unread) {
+                Ok(()) => return,
+                Err(kept) => connection = kept.connection,
+            },
+            // A client that hangs up or is too slow is no event.
+            Ok(End::Closed) | Err(_) => return,
+        }
+    }
+}
+
+fn converse(connection: &Connection, answer: impl Fn(&Request) -> Response) -> io::Result<End> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     let mut reader = Reader::new(connection);
     loop {
-        if reader.is_empty() {
-            match connection.wait()? {
-                Wait::Bytes => {}
-                Wait::Closed | Wait::Draining => return Ok(()),
+        while reader.needs_more() {
+            match connection.wait_to_hand_back()? {
+                Wait::Draining if connection.can_hand_back() => {
+                    return Ok(End::Elsewhere(reader.into_unread()));
+                }
+                Wait::Bytes => drop(reader.fill()?),
+                Wait::Closed | Wait::Draining if reader.is_empty() => return Ok(End::Closed),
+                // The rest of this request is still waited for.
+                Wait::Closed | Wait::Draining => break,
             }
         }
         let (response, last, head_only) = match reader.read() {
             Ok(Some(request)) => {
                 let response = answer(&request);
                 // What was read together with this request is answered, too.
-                let last = !request.keep_alive || (connection.draining() && reader.is_empty());
+                let ends = connection.draining() && !connection.can_hand_back();
+                let last = !request.keep_alive || (ends && reader.is_empty());
                 (response, last, request.method == "HEAD")
             }
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(End::Closed),
             Err(Failure::Refused(status, reason)) => {
                 (Response::refusal(status, reason), true, false)
             }
@@ -89,7 +111,7 @@ fn converse(connection: &Connection, answer: impl Fn(&Request) -> Response) -> i
         };
         write(connection, &response, last, head_only)?;
         if last {
-            return linger(connection);
+            return linger(connection).map(|()| End::Closed);
         }
     }
 }

@@ -108,6 +108,53 @@ fn http_says_close_when_draining_and_answers_all_that_it_read() {
     service.end();
 }
 
+/// Idle, in the middle of a request, in the middle of an answer: all go on with the next worker, and
+/// none is told to close.
+#[test]
+fn http_goes_on_with_the_next_worker() {
+    let service = Service::start(http::serve);
+    let [idle, mut half, mut busy] = [(); 3].map(|()| service.master.dispatch());
+    get(&idle, "/");
+    get(&half, "/");
+    half.write_all(b"POST /half HTTP/1.1\r\nHost: x\r\nContent-Le").unwrap();
+    busy.write_all(b"GET /sleep/200 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    while service.master.seat.counts().requests < 4 {
+        std::thread::yield_now();
+    }
+    let next = Service::start(http::serve);
+    service.master.drain_to_others(LONG);
+    for _ in 0..3 {
+        next.master.pass_on(&service.master.hear_handback());
+    }
+    service.end();
+    half.write_all(b"ngth: 3\r\n\r\na=b").unwrap();
+    let answers = [get(&idle, "/pid"), read_answer(&half), read_answer(&busy)];
+    for (head, _) in &answers {
+        assert!(head.contains("Connection: keep-alive"), "{head}");
+    }
+    assert!(answers[1].1.ends_with(br#""url":"/half","post":"a=b"}"#));
+    assert_eq!(answers[2].1, b"slept 200 ms\n");
+    drop((idle, half, busy));
+    next.drain();
+    next.end();
+}
+
+#[test]
+fn echo_goes_on_with_the_next_worker_and_greets_once() {
+    let service = Service::start(echo::serve);
+    let mut client = service.master.dispatch();
+    read_exact::<37>(&client);
+    let next = Service::start(echo::serve);
+    service.master.drain_to_others(LONG);
+    next.master.pass_on(&service.master.hear_handback());
+    service.end();
+    client.write_all(b"hi\n").unwrap();
+    assert_eq!(read_exact(&client), *b"-> [ sleep 100ms ] hi\n<- ");
+    next.drain();
+    assert_eq!(read_all(client), "Good Bye!\n");
+    next.end();
+}
+
 /// A reset would take the answer away before it is read.
 #[test]
 fn a_refusal_arrives_though_the_request_was_not_read() {

@@ -14,7 +14,7 @@ use crate::supervisor::{Seat, Who};
 use crate::sys::ancillary::{Received, Sender, number_of, receive, send};
 use crate::sys::process::{Identity, Preparation, Process};
 use crate::wire::channel;
-use crate::wire::message::{LENGTH_MAX, ToMaster, ToWorker};
+use crate::wire::message::{LENGTH_MAX, Past, ToMaster, ToWorker};
 use crate::wire::scoreboard::{Scoreboard, SeatWords};
 use crate::wire::{
     CHANNEL_VARIABLE, GENERATION_VARIABLE, POOL_VARIABLE, SCOREBOARD_VARIABLE, SEAT_VARIABLE,
@@ -43,11 +43,31 @@ pub(crate) struct Worker {
 
 /// What there is to hear from a worker.
 pub(crate) enum Heard {
-    Message(ToMaster),
+    /// With the descriptors that came along.
+    Message(ToMaster, Descriptors),
     Nothing,
     /// It has shut the channel down, or sent an empty message, which says the same. Its death is
     /// never heard here: the duplicate of its end keeps the channel open.
     End,
+}
+
+/// What comes along with a message.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptors {
+    pub(crate) socket: Option<OwnedFd>,
+    /// A memfd with what a worker has read and not used.
+    pub(crate) leftover: Option<OwnedFd>,
+    /// One of them got lost, for want of a free descriptor.
+    pub(crate) swallowed: bool,
+}
+
+/// A client's connection on its way from worker to worker.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) socket: OwnedFd,
+    /// `None`: no worker has received it yet.
+    pub(crate) past: Option<Past>,
+    pub(crate) leftover: Option<OwnedFd>,
 }
 
 /// What a worker is started with.
@@ -95,16 +115,19 @@ impl Worker {
         Ok(Worker { who, process, words, channel, theirs, is_notorious, is_expelled, is_reaped })
     }
 
-    /// The next message of the worker. A descriptor that comes along is closed.
+    /// The next message of the worker.
     ///
     /// # Errors
     /// Those of `recvmsg(2)`, or `InvalidData` for what is no message.
     pub(crate) fn hear(&self) -> io::Result<Heard> {
         let mut buffer = [0; LENGTH_MAX];
         match receive(self.channel.as_fd(), &mut buffer)? {
-            Received::Message { len, .. } => ToMaster::decode(&buffer[..len])
-                .map(Heard::Message)
-                .map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong.to_string())),
+            Received::Message { len, descriptor, second, swallowed } => {
+                let descriptors = Descriptors { socket: descriptor, leftover: second, swallowed };
+                ToMaster::decode(&buffer[..len])
+                    .map(|message| Heard::Message(message, descriptors))
+                    .map_err(|wrong| io::Error::new(io::ErrorKind::InvalidData, wrong.to_string()))
+            }
             Received::Empty => Ok(Heard::Nothing),
             Received::Closed => Ok(Heard::End),
         }
@@ -130,14 +153,20 @@ impl Worker {
             if is_alive && self.theirs.try_clone().is_err() {
                 return Ok(taken);
             }
-            let (len, descriptor, swallowed) = match receive(self.theirs.as_fd(), &mut buffer)? {
-                Received::Message { len, descriptor, swallowed } => (len, descriptor, swallowed),
-                Received::Empty | Received::Closed => return Ok(taken),
-            };
-            taken.lost += u64::from(swallowed && descriptor.is_none());
+            let (len, socket, leftover, swallowed) =
+                match receive(self.theirs.as_fd(), &mut buffer)? {
+                    Received::Message { len, descriptor, second, swallowed } => {
+                        (len, descriptor, second, swallowed)
+                    }
+                    Received::Empty | Received::Closed => return Ok(taken),
+                };
+            // Without its leftover, a connection's stream has a hole.
+            let socket = socket.filter(|_| !swallowed);
+            taken.lost += u64::from(swallowed);
             // The master wrote it, so it is one.
-            match (ToWorker::decode(&buffer[..len]), descriptor) {
-                (Ok(ToWorker::Connection { listener }), Some(client)) => {
+            match (ToWorker::decode(&buffer[..len]), socket) {
+                (Ok(ToWorker::Connection { listener, past }), Some(socket)) => {
+                    let client = Client { socket, past, leftover };
                     taken.connections.push((listener.to_owned(), client));
                 }
                 (Ok(ToWorker::Ping), _) => taken.had_ping = true,
@@ -151,7 +180,7 @@ impl Worker {
 #[derive(Debug, Default)]
 pub(crate) struct TakenBack {
     /// Connections with their listeners' names, oldest first.
-    pub(crate) connections: Vec<(String, OwnedFd)>,
+    pub(crate) connections: Vec<(String, Client)>,
     /// Connections that the kernel swallowed because our table is full.
     pub(crate) lost: u64,
     /// A PING was among it.

@@ -224,7 +224,8 @@ impl Listeners {
         self.last += 1;
         let id = ListenerId(self.last);
         let name = entry.text.clone();
-        let message = ToWorker::Connection { listener: &name }.encode().into();
+        let message = ToWorker::Connection { listener: &name, past: None };
+        let message = message.encode().into();
         let attention = Attention::Pause;
         let (needs_source, answer) = (false, None);
         let listener = Listener { socket, name, origin, attention, message, needs_source, answer };

@@ -13,7 +13,7 @@
 //! linger, diagnose     whom nobody takes, what hangs
 //! journal, record      what is said              report            how things are
 //! announce, notify     what systemd is told      outbox            the way to systemd
-//! output               where workers' output goes
+//! output               where workers' output goes    handback     live connections on their way
 //! ```
 
 mod accounts;
@@ -24,6 +24,7 @@ mod breakdown;
 mod commands;
 mod control;
 mod diagnose;
+mod handback;
 mod inherit;
 mod journal;
 mod linger;
@@ -42,7 +43,6 @@ mod stored;
 mod token;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,7 +50,7 @@ use std::time::Instant;
 pub use api::Master;
 
 use crate::config::{Config, MasterSettings, Problems};
-use crate::kinds::native::Worker;
+use crate::kinds::native::{Client, Worker};
 use crate::supervisor::{
     ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
 };
@@ -159,7 +159,7 @@ pub(crate) struct Daemon {
     signals: Signals,
     listeners: Listeners,
     workers: BTreeMap<WorkerId, Worker>,
-    held: BTreeMap<ConnectionId, (ListenerId, OwnedFd)>,
+    held: BTreeMap<ConnectionId, (ListenerId, Client)>,
     last_connection: u64,
     lingering: Lingering,
     control: Option<Control>,

@@ -7,8 +7,9 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SI
 
 use super::journal::{CUT, Entry, LISTENER, Level, MessageId};
 use super::{Daemon, Token};
+use crate::kinds::native::Client;
 use crate::kinds::native::{Heard, TakenBack};
-use crate::supervisor::{Attention, ConnectionId, Event, ListenerId, Scale, WorkerId};
+use crate::supervisor::{Attention, Event, Held, ListenerId, Scale, WorkerId};
 use crate::sys::listen::{Accepted, accept, source_of};
 use crate::sys::process::{Ending, reap_strangers};
 use crate::wire::message::ToMaster;
@@ -84,7 +85,7 @@ impl Daemon {
                 self.supervisor.choose(id, Some(source), self.now, &self.boards).unwrap_or(worker);
         }
         self.supervisor.note_dispatched(worker, self.now);
-        self.send(worker, id, client);
+        self.send(worker, id, Client { socket: client, past: None, leftover: None });
         true
     }
 
@@ -138,7 +139,10 @@ impl Daemon {
         match worker.hear() {
             Ok(Heard::Nothing) => return Hearing::Pauses,
             Ok(Heard::End) => return Hearing::Ended,
-            Ok(Heard::Message(message)) => self.heed(id, &message),
+            Ok(Heard::Message(ToMaster::Handback { listener, past }, descriptors)) => {
+                self.receive_back(id, &listener, past, descriptors);
+            }
+            Ok(Heard::Message(message, _)) => self.heed(id, &message),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 self.complain(id, &format!("sent {error}"));
             }
@@ -168,8 +172,10 @@ impl Daemon {
     fn heed(&mut self, worker: WorkerId, message: &ToMaster) {
         match *message {
             // Zeros: the worker did not say.
-            ToMaster::Ready { limit, stride, .. } if stride == 0 || stride == STRIDE as u32 => {
-                self.report(Event::Ready { worker, limit });
+            ToMaster::Ready { limit, stride, handback, .. }
+                if stride == 0 || stride == STRIDE as u32 =>
+            {
+                self.report(Event::Ready { worker, limit, handback });
             }
             ToMaster::Ready { stride, .. } => {
                 let why = format!(
@@ -181,6 +187,8 @@ impl Daemon {
             ToMaster::Room => self.report(Event::Room { worker }),
             ToMaster::Drained => self.report(Event::Drained { worker }),
             ToMaster::Retire => self.report(Event::RetireRequested { worker }),
+            // Heard with its descriptors.
+            ToMaster::Handback { .. } => {}
             ToMaster::Unknown(kind) => {
                 self.complain(worker, &format!("said something of unknown type {kind}"));
             }
@@ -188,7 +196,7 @@ impl Daemon {
     }
 
     /// Says once what a worker did that it should not do.
-    fn complain(&mut self, id: WorkerId, what: &str) {
+    pub(super) fn complain(&mut self, id: WorkerId, what: &str) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if std::mem::replace(&mut worker.is_notorious, true) {
             return;
@@ -234,11 +242,7 @@ impl Daemon {
 
     /// What a worker has not received comes back into the master's hand; and whether a PING was
     /// among it.
-    pub(super) fn read_back(
-        &mut self,
-        id: WorkerId,
-        is_alive: bool,
-    ) -> (Vec<(ListenerId, ConnectionId)>, bool) {
+    pub(super) fn read_back(&mut self, id: WorkerId, is_alive: bool) -> (Vec<Held>, bool) {
         let Some(worker) = self.workers.get(&id) else { return Default::default() };
         let TakenBack { connections, lost, had_ping } = match worker.take_back(is_alive) {
             Ok(taken) => taken,
@@ -257,7 +261,7 @@ impl Daemon {
         let mut held = Vec::new();
         for (name, client) in connections {
             match self.listeners.named(&name) {
-                Some(listener) => held.push((listener, self.hold(listener, client))),
+                Some(listener) => held.push(self.hold(listener, client)),
                 None => self.say(
                     Level::Warning,
                     format!("a connection of the closed listener {name} was cut"),

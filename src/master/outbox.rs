@@ -136,7 +136,10 @@ impl Outbox {
             let now = clock();
             self.flush(now);
             let left = end.saturating_duration_since(now);
-            if self.kept.is_empty() || !wait_writable(self.socket.as_fd(), left) {
+            if self.kept.is_empty() || left.is_zero() {
+                break;
+            }
+            if wait_writable(self.socket.as_fd(), Some(left)).is_err() {
                 break;
             }
         }

@@ -6,9 +6,10 @@ use nix::sys::signal::Signal;
 
 use super::journal::{Level, MessageId};
 use super::{Daemon, Token};
-use crate::kinds::native::{Start, Worker};
+use crate::kinds::native::{Client, Start, Worker};
 use crate::supervisor::{
-    Action, Attention, ConnectionId, Event, Generation, ListenerId, Spawn, WishId, WorkerId,
+    Action, Attention, ConnectionId, Event, Generation, Held, ListenerId, Past, Spawn, WishId,
+    WorkerId,
 };
 use crate::wire::control::{Answer, ReloadResults};
 use crate::wire::message::ToWorker;
@@ -40,12 +41,12 @@ impl Daemon {
                     self.report(Event::SpawnFailed { worker, why });
                 }
             }
-            Action::Drain { worker, deadline, take_back } => {
+            Action::Drain { worker, deadline, take_back, handback } => {
                 if take_back {
                     let (connections, _) = self.read_back(worker, true);
                     self.report(Event::TakenBack { worker, connections, pinged: false });
                 }
-                self.tell(worker, &ToWorker::Drain { deadline });
+                self.tell(worker, &ToWorker::Drain { deadline, handback });
             }
             Action::TakeBack { worker } => {
                 let (connections, had_ping) = self.read_back(worker, true);
@@ -61,8 +62,10 @@ impl Daemon {
                 }
             }
             Action::Refuse { listener, connection } => {
-                if let Some((_, client)) = self.held.remove(&connection) {
-                    self.refuse(listener, client);
+                // Who was handed back may be idle: an answer would be one to no question.
+                if let Some((_, Client { socket, past: None, .. })) = self.held.remove(&connection)
+                {
+                    self.refuse(listener, socket);
                 }
             }
             Action::Attend { listener, attention } => self.attend(listener, attention),
@@ -130,25 +133,39 @@ impl Daemon {
     }
 
     /// Passes a connection on. The master's copy is closed when the kernel has the descriptor.
-    pub(super) fn send(&mut self, worker: WorkerId, listener: ListenerId, client: OwnedFd) {
-        let message = self.listeners.get(listener).map(|listener| listener.message.clone());
-        let sent = match (self.workers.get(&worker), message) {
-            (Some(worker), Some(message)) => worker.channel.send(&message, client.as_fd()),
+    pub(super) fn send(&mut self, worker: WorkerId, listener: ListenerId, client: Client) {
+        let sent = match (self.workers.get(&worker), self.listeners.get(listener)) {
+            (Some(worker), Some(listener)) => {
+                let (socket, leftover) = (client.socket.as_fd(), client.leftover.as_ref());
+                let leftover = leftover.map(AsFd::as_fd);
+                match client.past {
+                    None => worker.channel.send(&listener.message, socket, None),
+                    past => {
+                        let message = ToWorker::Connection { listener: &listener.name, past };
+                        worker.channel.send(&message.encode(), socket, leftover)
+                    }
+                }
+            }
             _ => Err(nix::errno::Errno::EPIPE.into()),
         };
         if let Err(error) = sent {
             // EAGAIN, ETOOMANYREFS, no memory: all pass, and the client waits here meanwhile.
             let is_full = error.kind() == std::io::ErrorKind::WouldBlock;
-            let connection = self.hold(listener, client);
-            self.report(Event::Returned { listener, connection, worker, is_full });
+            let held = self.hold(listener, client);
+            self.report(Event::Returned { held, worker, is_full });
         }
     }
 
-    pub(super) fn hold(&mut self, listener: ListenerId, client: OwnedFd) -> ConnectionId {
+    pub(super) fn hold(&mut self, listener: ListenerId, client: Client) -> Held {
         self.last_connection += 1;
-        let id = ConnectionId(self.last_connection);
-        self.held.insert(id, (listener, client));
-        id
+        let connection = ConnectionId(self.last_connection);
+        let past = match (&client.past, &client.leftover) {
+            (None, _) => Past::New,
+            (Some(_), None) => Past::Idle,
+            (Some(_), Some(_)) => Past::Leftover,
+        };
+        self.held.insert(connection, (listener, client));
+        Held { listener, connection, past }
     }
 
     /// Answers a client whom nobody can take, or just closes it where no answer is configured.

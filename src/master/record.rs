@@ -148,14 +148,7 @@ impl Daemon {
                 let entry = self.about(who, Level::Warning, text).id(MessageId::Overdue);
                 entry.with(IN_HAND, in_hand)
             }
-            Record::Left { who, cut } => {
-                let (level, more) = match cut {
-                    0 => (Level::Info, String::new()),
-                    _ => (Level::Warning, format!("; connections cut: {cut}")),
-                };
-                let text = format!("{} left{more}", self.who(who));
-                self.about(who, level, text).id(MessageId::Left).with(CUT, cut)
-            }
+            Record::Left { who, cut, handed_back } => self.left(who, *cut, *handed_back),
             Record::RolloutBegun { .. }
             | Record::RolloutDone { .. }
             | Record::RollingBack { .. }
@@ -178,6 +171,19 @@ impl Daemon {
         );
         let entry = self.about(who, Level::Error, text).id(MessageId::Stalled);
         entry.with(CAUSE, cause).with(IN_HAND, in_hand).with_time(TOOK_USEC, since)
+    }
+
+    fn left(&self, who: &Who, cut: u64, handed_back: u64) -> Entry {
+        let mut text = format!("{} left", self.who(who));
+        if handed_back > 0 {
+            text += &format!("; connections handed back: {handed_back}");
+        }
+        if cut > 0 {
+            text += &format!("; connections cut: {cut}");
+        }
+        let level = if cut > 0 { Level::Warning } else { Level::Info };
+        let entry = self.about(who, level, text).id(MessageId::Left);
+        entry.with(CUT, cut).with(GIVEN_TO_OTHERS, handed_back)
     }
 
     fn entry_about_pools(&self, record: &Record) -> Entry {

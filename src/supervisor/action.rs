@@ -18,6 +18,8 @@ pub enum Action {
         deadline: Duration,
         /// Others can have what it has not received.
         take_back: bool,
+        /// Others can have its live connections.
+        handback: bool,
     },
     /// Read the worker's queue back, send PING, and report.
     TakeBack {
@@ -41,7 +43,7 @@ pub enum Action {
         /// This one.
         connection: ConnectionId,
     },
-    /// Close a held connection, answering it where an answer is configured.
+    /// Close a held connection, answering a new one where an answer is configured.
     Refuse {
         /// Where it came from.
         listener: ListenerId,
@@ -199,6 +201,8 @@ pub enum Record {
     Left {
         /// Who.
         who: Who,
+        /// Connections that it gave back alive.
+        handed_back: u64,
         /// Connections that it had taken and not finished.
         cut: u64,
     },

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::action::{Action, Attention};
 use super::chance::mix;
+use super::event::{Held, Past};
 use super::roster::Worker;
-use super::{Balance, Board, ConnectionId, ListenerId, PoolId, Supervisor, WorkerId};
+use super::{Balance, Board, ListenerId, PoolId, Supervisor, WorkerId};
 
 /// Connections that may wait in one worker's channel. Far below the 278 small messages that a
 /// socket buffer holds by default, so that a send never finds it full.
@@ -32,7 +33,7 @@ pub(super) struct Desk {
     /// Whose turn it was.
     cursor: usize,
     /// Connections that came back and wait for a worker, oldest first.
-    pub(super) held: VecDeque<(ListenerId, ConnectionId)>,
+    pub(super) held: VecDeque<Held>,
     /// Of these, the first so many could not be sent and go out after the rest.
     pub(super) returned: usize,
     /// `waiting` is set on the scoreboard.
@@ -51,6 +52,8 @@ pub struct Accounts {
     pub finished: u64,
     /// Came back untaken and were dispatched again. Not part of the sum.
     pub redispatched: u64,
+    /// Given back alive by draining workers. Not part of the sum.
+    pub handed_back: u64,
     /// Answered or closed by the master because nobody could take them.
     pub refused: u64,
     /// In the hand of a worker when it died.
@@ -71,7 +74,7 @@ impl Supervisor {
         board: &impl Board,
     ) -> Option<WorkerId> {
         let pool = self.doors.get(&listener)?.pool;
-        let worker = self.find_room(pool, listener, source, board);
+        let worker = self.find_room(pool, listener, Past::New, source, board);
         if worker.is_none() {
             self.pause(listener, now);
         }
@@ -83,13 +86,14 @@ impl Supervisor {
         &mut self,
         pool: PoolId,
         listener: ListenerId,
+        past: Past,
         source: Option<u64>,
         board: &impl Board,
     ) -> Option<WorkerId> {
-        self.with_room(pool, listener, source, board).or_else(|| {
+        self.with_room(pool, listener, past, source, board).or_else(|| {
             self.await_room(pool, listener, board);
             // The second reading; see the head of this file.
-            self.with_room(pool, listener, source, board)
+            self.with_room(pool, listener, past, source, board)
         })
     }
 
@@ -118,6 +122,7 @@ impl Supervisor {
         &self,
         pool: PoolId,
         listener: ListenerId,
+        past: Past,
         source: Option<u64>,
         board: &impl Board,
     ) -> Option<WorkerId> {
@@ -129,7 +134,7 @@ impl Supervisor {
         // From the one after the last: ties go round.
         let in_turn = (1..=count).map(|step| desk.candidates[(desk.cursor + step) % count]);
         let free = in_turn.filter_map(|id| {
-            let worker = self.roster.get(id)?;
+            let worker = self.roster.get(id).filter(|worker| worker.understands(past))?;
             Some((worker, has_room(worker, listener, board)?))
         });
         let balance = self.goal.pools.get(&pool)?.policy()?.balance;
@@ -174,7 +179,7 @@ impl Supervisor {
             .map(|(&listener, _)| listener)
             .collect();
         for listener in starved {
-            let room = self.find_room(pool, listener, None, board).is_some();
+            let room = self.find_room(pool, listener, Past::New, None, board).is_some();
             let Some(door) = self.doors.get_mut(&listener) else { continue };
             if room {
                 door.attention = Attention::Accept;

@@ -8,9 +8,10 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Action::Spawn(spawn) => write!(f, "spawn {spawn}"),
-            Action::Drain { worker, deadline, take_back } => {
+            Action::Drain { worker, deadline, take_back, handback } => {
                 let how = if *take_back { ", take back what it has not received" } else { "" };
-                write!(f, "drain {worker} within {deadline:?}{how}")
+                let more = if *handback { ", and its live connections" } else { "" };
+                write!(f, "drain {worker} within {deadline:?}{how}{more}")
             }
             Action::TakeBack { worker } => write!(f, "take back from {worker}, and ping it"),
             Action::Terminate { worker } => write!(f, "terminate {worker}"),
@@ -99,7 +100,10 @@ impl fmt::Display for Record {
             }
             Record::Draining { who, reason } => write!(f, "{who} draining: {reason}"),
             Record::Overdue { who, in_hand } => write!(f, "{who} overdue; {in_hand} in hand"),
-            Record::Left { who, cut } => write!(f, "{who} left; {cut} cut"),
+            Record::Left { who, cut, handed_back: 0 } => write!(f, "{who} left; {cut} cut"),
+            Record::Left { who, cut, handed_back } => {
+                write!(f, "{who} left; {cut} cut, {handed_back} handed back")
+            }
             Record::RolloutBegun { generation, pools } => {
                 write!(f, "rollout of {generation} begun: {pools:?}")
             }

@@ -2,6 +2,28 @@
 
 use super::{ConnectionId, Edition, ListenerId, Policy, PoolId, WishId, WorkerId};
 
+/// A connection in the shell's hand that waits for a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Where it came from.
+    pub listener: ListenerId,
+    /// Which one.
+    pub connection: ConnectionId,
+    /// What it has behind it.
+    pub past: Past,
+}
+
+/// What a connection has behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// No worker has read from it.
+    New,
+    /// A worker handed it back at the boundary of a request.
+    Idle,
+    /// The same, with bytes that the worker had read. Only a worker that can hand back can take it.
+    Leftover,
+}
+
 /// A fact. Named in the past tense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -48,6 +70,8 @@ pub enum Event {
         worker: WorkerId,
         /// Connections it can hold at once, 0: as many as come.
         limit: u32,
+        /// It hands live connections back at a drain, and takes those of others.
+        handback: bool,
     },
     /// A worker's READY cannot be accepted.
     Unfit {
@@ -66,6 +90,13 @@ pub enum Event {
         /// The worker.
         worker: WorkerId,
     },
+    /// A draining worker gave a live connection back. It does not count it as finished.
+    HandedBack {
+        /// The worker.
+        worker: WorkerId,
+        /// The connection. `None`: it was lost on the way, for want of a descriptor.
+        held: Option<Held>,
+    },
     /// A draining worker has nothing in hand any more.
     Drained {
         /// The worker.
@@ -76,7 +107,7 @@ pub enum Event {
         /// The worker.
         worker: WorkerId,
         /// What it had not received, oldest first.
-        connections: Vec<(ListenerId, ConnectionId)>,
+        connections: Vec<Held>,
         /// One PING more is in its queue than before. One that was read back is sent again and
         /// does not count.
         pinged: bool,
@@ -88,15 +119,13 @@ pub enum Event {
         /// How: `exited with status 1`, `was killed by SIGSEGV`.
         how: String,
         /// What it had not received, oldest first.
-        rescued: Vec<(ListenerId, ConnectionId)>,
+        rescued: Vec<Held>,
     },
     /// A connection could not be sent, though it was ordered ([`super::Action::Dispatch`]) or noted
     /// ([`super::Supervisor::note_dispatched`]).
     Returned {
-        /// Where it came from.
-        listener: ListenerId,
         /// Held by the shell again.
-        connection: ConnectionId,
+        held: Held,
         /// The worker that did not get it.
         worker: WorkerId,
         /// This worker's queue is full, whatever it counted; else the system was out of something.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::goal::{Course, Plan, Verdict};
 use super::roster::{Phase, Worker};
-use super::{Action, Board, ConnectionId, ListenerId, PoolId, Record, Supervisor, WorkerId};
+use super::{Action, Board, Held, PoolId, Record, Supervisor, WorkerId};
 
 impl Supervisor {
     /// A worker did not get ready: the slot is tried again, or the pool gives up, or a rollout
@@ -87,7 +87,7 @@ impl Supervisor {
         &mut self,
         id: WorkerId,
         how: &str,
-        rescued: Vec<(ListenerId, ConnectionId)>,
+        rescued: Vec<Held>,
         now: Instant,
         board: &impl Board,
     ) {
@@ -97,8 +97,8 @@ impl Supervisor {
             return self.hold_homeless(rescued);
         };
         let who = worker.who;
-        let cut = worker.hand(board.counts(who.pool, worker.seat)).in_hand;
-        let finished = worker.dispatched - cut;
+        let hand = worker.hand(board.counts(who.pool, worker.seat));
+        let (cut, finished) = (hand.in_hand, hand.finished);
         match worker.phase() {
             Phase::Starting { .. } => {
                 self.fail_start(id, format!("{how} before it was ready"), now)
@@ -109,7 +109,7 @@ impl Supervisor {
                 self.note_loss(&worker, how, now);
             }
             Phase::Draining { .. } | Phase::Terminated { .. } | Phase::Killed => {
-                self.record(Record::Left { who, cut });
+                self.record(Record::Left { who, cut, handed_back: worker.handed_back });
             }
         }
         self.roster.bury(id);

@@ -1,7 +1,7 @@
 //! Connections that came back: where they wait, and how they go out again.
 //!
-//! A connection comes back when its worker died or stalled before it received it, or when sending
-//! it failed. It waits at the desk of the pool that its listener belongs to *now* (a reload may
+//! A connection comes back when its worker died or stalled before it received it, when sending it
+//! failed, or when its worker drains and gives it back alive. It waits at the desk of the pool that its listener belongs to *now* (a reload may
 //! have moved it), goes before new clients of that listener, and is refused only when nobody can
 //! ever take it: its listener is closed, clients are being answered by the shell, or the service
 //! ends.
@@ -10,32 +10,66 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::action::{Action, Attention};
-use super::{Board, ConnectionId, Life, ListenerId, PoolId, Supervisor, WorkerId};
+use super::event::{Held, Past};
+use super::{Board, Life, ListenerId, PoolId, Supervisor, WorkerId};
 
 impl Supervisor {
     /// Takes back connections that no worker has received.
-    pub(super) fn hold(&mut self, pool: PoolId, connections: Vec<(ListenerId, ConnectionId)>) {
-        for entry in connections {
-            if let Some(home) = self.home(pool, entry) {
-                self.desks.entry(home).or_default().held.push_back(entry);
+    pub(super) fn hold(&mut self, pool: PoolId, connections: Vec<Held>) {
+        for held in connections {
+            if let Some(home) = self.home(pool, held) {
+                self.desks.entry(home).or_default().held.push_back(held);
             }
         }
     }
 
     /// The same, from a worker that is already forgotten.
-    pub(super) fn hold_homeless(&mut self, connections: Vec<(ListenerId, ConnectionId)>) {
-        for (listener, connection) in connections {
+    pub(super) fn hold_homeless(&mut self, connections: Vec<Held>) {
+        for held in connections {
+            let Held { listener, connection, .. } = held;
             match self.doors.get(&listener).map(|door| door.pool) {
-                Some(pool) => self.hold(pool, vec![(listener, connection)]),
+                Some(pool) => self.hold(pool, vec![held]),
                 None => self.actions.push_back(Action::Refuse { listener, connection }),
             }
         }
     }
 
+    /// A draining worker gave a live connection back: somebody else gets it. One that gives back more
+    /// than it has is not believed.
+    pub(super) fn receive_back(
+        &mut self,
+        id: WorkerId,
+        held: Option<Held>,
+        now: Instant,
+        board: &impl Board,
+    ) {
+        let Some(worker) = self.roster.get_mut(id) else {
+            return self.hold_homeless(held.into_iter().collect());
+        };
+        let pool = worker.who.pool;
+        if worker.hand(board.counts(pool, worker.seat)).in_hand == 0 {
+            if let Some(Held { listener, connection, .. }) = held {
+                self.actions.push_back(Action::Refuse { listener, connection });
+            }
+            return;
+        }
+        worker.handed_back += 1;
+        let accounts = &mut self.desks.entry(pool).or_default().accounts;
+        match held {
+            Some(held) => {
+                accounts.handed_back += 1;
+                self.hold(pool, vec![held]);
+            }
+            None => accounts.cut += 1,
+        }
+        self.resume(pool, now, board);
+        self.refresh_deadline();
+    }
+
     /// The pool at which a connection of `pool` now waits; with it goes its place in the accounts.
     /// `None`: it was refused.
-    fn home(&mut self, pool: PoolId, entry: (ListenerId, ConnectionId)) -> Option<PoolId> {
-        let home = self.doors.get(&entry.0).map(|door| door.pool);
+    fn home(&mut self, pool: PoolId, held: Held) -> Option<PoolId> {
+        let home = self.doors.get(&held.listener).map(|door| door.pool);
         match home.filter(|_| self.life != Life::Stopping) {
             Some(home) if home != pool => {
                 let accounts = &mut self.desks.entry(pool).or_default().accounts;
@@ -45,7 +79,7 @@ impl Supervisor {
             }
             Some(home) => Some(home),
             None => {
-                self.refuse(pool, entry);
+                self.refuse(pool, held);
                 None
             }
         }
@@ -64,12 +98,17 @@ impl Supervisor {
         // One listener's connections may wait while another's go out.
         let mut waiting: BTreeSet<ListenerId> = BTreeSet::new();
         let mut next = 0;
-        while let Some(&(listener, connection)) =
-            self.desks.get(&pool).and_then(|desk| desk.held.get(next))
-        {
+        while let Some(&held) = self.desks.get(&pool).and_then(|desk| desk.held.get(next)) {
+            let Held { listener, connection, past } = held;
+            if self.is_foreign(pool, held) {
+                self.desks.entry(pool).or_default().held.remove(next);
+                self.refuse(pool, held);
+                continue;
+            }
             let is_stuck = waiting.contains(&listener);
-            let worker = if is_stuck { None } else { self.find_room(pool, listener, None, board) };
-            let Some(worker) = worker else {
+            let room =
+                if is_stuck { None } else { self.find_room(pool, listener, past, None, board) };
+            let Some(worker) = room else {
                 waiting.insert(listener);
                 next += 1;
                 continue;
@@ -77,7 +116,7 @@ impl Supervisor {
             self.note_sent(worker, now);
             let desk = self.desks.entry(pool).or_default();
             desk.held.remove(next);
-            desk.accounts.redispatched += 1;
+            desk.accounts.redispatched += u64::from(past == Past::New);
             self.actions.push_back(Action::Dispatch { worker, connection });
         }
         for listener in waiting {
@@ -89,12 +128,26 @@ impl Supervisor {
         }
     }
 
+    /// Whether nobody who serves could make anything of this connection, however long it waits.
+    fn is_foreign(&self, pool: PoolId, held: Held) -> bool {
+        let mut takers = self
+            .roster
+            .of(pool)
+            .filter(|it| it.is_serving() && it.plan.policy.listeners.contains(&held.listener))
+            .peekable();
+        takers.peek().is_some() && !takers.any(|worker| worker.understands(held.past))
+    }
+
     /// Connections that were sent to a worker are not with it any more.
     pub(super) fn unsend(&mut self, id: WorkerId, count: u64) {
-        if let Some(worker) = self.roster.get_mut(id) {
-            worker.dispatched = worker.dispatched.saturating_sub(count);
-            worker.messages = worker.messages.saturating_sub(count);
-        }
+        let Some(worker) = self.roster.get_mut(id) else { return };
+        worker.dispatched = worker.dispatched.saturating_sub(count);
+        worker.messages = worker.messages.saturating_sub(count);
+        // It has handed back more than it had received.
+        let surplus = worker.handed_back.saturating_sub(worker.dispatched);
+        worker.handed_back -= surplus;
+        let pool = worker.who.pool;
+        self.desks.entry(pool).or_default().accounts.accepted += surplus;
     }
 
     /// A connection could not be sent: it goes first next time, after a rest; or to another worker
@@ -102,7 +155,7 @@ impl Supervisor {
     pub(super) fn put_back(
         &mut self,
         id: WorkerId,
-        entry: (ListenerId, ConnectionId),
+        held: Held,
         shunned: bool,
         now: Instant,
         board: &impl Board,
@@ -110,16 +163,16 @@ impl Supervisor {
         self.unsend(id, 1);
         let Some(pool) = self.roster.get(id).map(|worker| worker.who.pool) else {
             // It died meanwhile, and this one was taken for cut.
-            if let Some(home) = self.doors.get(&entry.0).map(|door| door.pool) {
+            if let Some(home) = self.doors.get(&held.listener).map(|door| door.pool) {
                 let accounts = &mut self.desks.entry(home).or_default().accounts;
                 accounts.cut = accounts.cut.saturating_sub(1);
             }
-            return self.hold_homeless(vec![entry]);
+            return self.hold_homeless(vec![held]);
         };
-        let Some(home) = self.home(pool, entry) else { return };
+        let Some(home) = self.home(pool, held) else { return };
         let desk = self.desks.entry(home).or_default();
         // Several that fail together keep their order.
-        desk.held.insert(desk.returned.min(desk.held.len()), entry);
+        desk.held.insert(desk.returned.min(desk.held.len()), held);
         desk.returned += 1;
         if shunned {
             self.resume(home, now, board);
@@ -132,16 +185,21 @@ impl Supervisor {
     /// Closes what is held when nobody will take it: of one listener, or all.
     pub(super) fn refuse_held(&mut self, pool: PoolId, only: Option<ListenerId>) {
         let Some(desk) = self.desks.get_mut(&pool) else { return };
-        let is_meant = |entry: &(ListenerId, ConnectionId)| only.is_none_or(|it| it == entry.0);
+        let is_meant = |held: &Held| only.is_none_or(|it| it == held.listener);
         let (meant, kept): (Vec<_>, Vec<_>) = desk.held.drain(..).partition(is_meant);
         desk.held = kept.into();
-        for entry in meant {
-            self.refuse(pool, entry);
+        for held in meant {
+            self.refuse(pool, held);
         }
     }
 
-    fn refuse(&mut self, pool: PoolId, (listener, connection): (ListenerId, ConnectionId)) {
-        self.desks.entry(pool).or_default().accounts.refused += 1;
+    /// Nobody gets it: a new client is refused, an idle one's connection is over.
+    fn refuse(&mut self, pool: PoolId, Held { listener, connection, past }: Held) {
+        let accounts = &mut self.desks.entry(pool).or_default().accounts;
+        match past {
+            Past::New => accounts.refused += 1,
+            Past::Idle | Past::Leftover => accounts.finished += 1,
+        }
         self.actions.push_back(Action::Refuse { listener, connection });
     }
 

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 pub use action::{Action, Announcement, Attention, Reason, Record, Spawn, Who};
 pub use dispatch::Accounts;
-pub use event::{Event, Scale};
+pub use event::{Event, Held, Past, Scale};
 pub use policy::{
     Balance, ConnectionId, Edition, Generation, ListenerId, Policy, PoolId, Seat, Slot,
     Unavailable, WishId, WorkerId,
@@ -168,7 +168,9 @@ impl Supervisor {
                 self.roster.bury(worker);
             }
             Event::Unfit { worker, why } => self.dismiss(worker, why, now),
-            Event::Ready { worker, limit } => self.promote(worker, limit, now),
+            Event::Ready { worker, limit, handback } => {
+                self.promote(worker, limit, handback, now);
+            }
             Event::RetireRequested { worker } => self.note_due(worker, now),
             Event::Drained { worker } => self.roster.note_drained(worker, now),
             Event::Exited { worker, how, rescued } => {
@@ -179,9 +181,12 @@ impl Supervisor {
             Event::TakenBack { worker, connections, pinged } => {
                 return self.take_back(worker, connections, pinged, now, board);
             }
-            Event::Returned { listener, connection, worker, is_full } => {
+            Event::HandedBack { worker, held } => {
+                return self.receive_back(worker, held, now, board);
+            }
+            Event::Returned { held, worker, is_full } => {
                 let shunned = is_full && self.suspect(worker, now, board);
-                return self.put_back(worker, (listener, connection), shunned, now, board);
+                return self.put_back(worker, held, shunned, now, board);
             }
             Event::AcceptFailed { listener } => {
                 if let Some(pool) = self.doors.get(&listener).map(|door| door.pool) {
@@ -308,11 +313,13 @@ impl Supervisor {
         }
     }
 
-    fn promote(&mut self, id: WorkerId, limit: u32, now: Instant) {
+    fn promote(&mut self, id: WorkerId, limit: u32, handback: bool, now: Instant) {
         if !self.roster.promote(id, limit, now) {
             return;
         }
-        let Some(who) = self.roster.get(id).map(|worker| worker.who) else { return };
+        let Some(worker) = self.roster.get_mut(id) else { return };
+        worker.handback = handback;
+        let who = worker.who;
         if let Some(goal) = self.goal.pools.get_mut(&who.pool) {
             goal.note_ready(who.generation, who.slot);
         }
@@ -331,7 +338,7 @@ impl Supervisor {
     fn take_back(
         &mut self,
         id: WorkerId,
-        connections: Vec<(ListenerId, ConnectionId)>,
+        connections: Vec<Held>,
         pinged: bool,
         now: Instant,
         board: &impl Board,

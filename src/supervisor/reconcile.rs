@@ -238,20 +238,28 @@ impl Supervisor {
         for (id, reason, deadline) in orders {
             let Some(worker) = self.roster.get(id) else { continue };
             let (who, take_back) = (worker.who, self.have_others(id));
+            let handback = worker.handback
+                && reason != Reason::Stop
+                && self.are_covered(id, |other| other.handback);
             self.renew_candidates(who.pool);
             self.record(Record::Draining { who, reason });
-            self.actions.push_back(Action::Drain { worker: id, deadline, take_back });
+            self.actions.push_back(Action::Drain { worker: id, deadline, take_back, handback });
         }
     }
 
     /// Whether others can have everything that this worker may have been sent. If not, it keeps
     /// what waits in its channel.
     pub(super) fn have_others(&self, id: WorkerId) -> bool {
+        self.are_covered(id, |_| true)
+    }
+
+    /// Whether each of this worker's listeners has another worker that serves and is `able`.
+    fn are_covered(&self, id: WorkerId, able: impl Fn(&Worker) -> bool) -> bool {
         let Some(worker) = self.roster.get(id) else { return false };
         let listeners = &worker.plan.policy.listeners;
         let others = || {
             let others = self.roster.of(worker.who.pool).filter(move |it| it.who.worker != id);
-            others.filter(|other| other.is_serving() && !other.is_suspect())
+            others.filter(|other| other.is_serving() && !other.is_suspect() && able(other))
         };
         !listeners.is_empty()
             && listeners.iter().all(|listener| {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::action::Who;
+use super::event::Past;
 use super::goal::Plan;
 use super::seats::Seats;
 use super::{Counts, Generation, PoolId, Seat, Slot, WorkerId};
@@ -35,8 +36,12 @@ pub(super) struct Worker {
     phase: Phase,
     /// It asked to be replaced.
     pub(super) due: bool,
+    /// It hands live connections back, and takes those of others.
+    pub(super) handback: bool,
     /// Connections sent to it, less those read back.
     pub(super) dispatched: u64,
+    /// Of these, the ones that it handed back.
+    pub(super) handed_back: u64,
     /// Messages sent to it that it has received or will receive.
     pub(super) messages: u64,
     /// Connections it can hold at once.
@@ -57,6 +62,8 @@ pub(super) struct Stuck {
 /// A worker's counters, bounded by what it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hand {
+    /// Connections that it has closed.
+    pub(super) finished: u64,
     /// Connections that it has, or that wait for it.
     pub(super) in_hand: u64,
     /// Of these, those that it has not received.
@@ -76,6 +83,14 @@ impl Worker {
         matches!(self.phase, Phase::Starting { .. })
     }
 
+    /// Whether it can be given such a connection.
+    pub(super) fn understands(&self, past: Past) -> bool {
+        match past {
+            Past::New | Past::Idle => true,
+            Past::Leftover => self.handback,
+        }
+    }
+
     /// It takes nothing at the moment, and what it had not received went to others.
     pub(super) fn is_suspect(&self) -> bool {
         self.stuck.is_some_and(|stuck| stuck.suspect)
@@ -87,9 +102,10 @@ impl Worker {
 
     /// What a worker wrote is bounded by what it was sent before anything is decided on it.
     pub(super) fn hand(&self, counts: Counts) -> Hand {
-        let finished = counts.finished.min(self.dispatched);
-        let taken = counts.taken.clamp(finished, self.dispatched);
-        Hand { in_hand: self.dispatched - finished, untaken: self.dispatched - taken }
+        let kept = self.dispatched - self.handed_back;
+        let finished = counts.finished.min(kept);
+        let taken = counts.taken.clamp(finished + self.handed_back, self.dispatched);
+        Hand { finished, in_hand: kept - finished, untaken: self.dispatched - taken }
     }
 
     pub(super) fn untaken_messages(&self, counts: Counts) -> u64 {
@@ -187,7 +203,20 @@ impl Roster {
         let who = Who { worker: id, pool, slot, generation: plan.generation };
         let phase = Phase::Starting { deadline: now + plan.policy.start_timeout };
         let (due, dispatched, messages, limit, stuck) = (false, 0, 0, 0, None);
-        let worker = Worker { who, seat, plan, phase, due, dispatched, messages, limit, stuck };
+        let (handback, handed_back) = (false, 0);
+        let worker = Worker {
+            who,
+            seat,
+            plan,
+            phase,
+            due,
+            handback,
+            dispatched,
+            handed_back,
+            messages,
+            limit,
+            stuck,
+        };
         self.places.entry((pool, slot)).or_default().push(id);
         self.workers.entry(id).or_insert(worker)
     }

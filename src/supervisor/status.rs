@@ -173,7 +173,7 @@ impl Supervisor {
         for worker in self.roster.of(pool) {
             let hand = worker.hand(board.counts(pool, worker.seat));
             in_hand += hand.in_hand;
-            accounts.finished += worker.dispatched - hand.in_hand;
+            accounts.finished += hand.finished;
             let (phase, serving_for) = match worker.phase() {
                 Phase::Starting { .. } => (PhaseName::Starting, None),
                 Phase::Serving { since } => {

@@ -1,4 +1,4 @@
-//! A message with at most one descriptor, over a SOCK_SEQPACKET socket.
+//! A message with at most two descriptors, over a SOCK_SEQPACKET socket.
 //!
 //! Receiving is written by hand: nix's `cmsgs()` refuses a truncated control message and leaks the
 //! descriptors that did arrive, and sendfd neither sets close-on-exec nor reports truncation. Here
@@ -24,6 +24,8 @@ pub enum Received {
         len: usize,
         /// The first descriptor that came along.
         descriptor: Option<OwnedFd>,
+        /// The second one. Any further ones are closed.
+        second: Option<OwnedFd>,
         /// The kernel swallowed descriptors because this process' table is full.
         swallowed: bool,
     },
@@ -80,13 +82,13 @@ fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Receive
     if count < 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut descriptors = adopt(&header);
+    let mut descriptors = adopt(&header).into_iter();
+    let (descriptor, second) = (descriptors.next(), descriptors.next());
     let swallowed = header.msg_flags & libc::MSG_CTRUNC != 0;
-    if count == 0 && descriptors.is_empty() && !swallowed {
+    if count == 0 && descriptor.is_none() && !swallowed {
         return Ok(Received::Closed);
     }
-    let descriptor = if descriptors.is_empty() { None } else { Some(descriptors.swap_remove(0)) };
-    Ok(Received::Message { len: count as usize, descriptor, swallowed })
+    Ok(Received::Message { len: count as usize, descriptor, second, swallowed })
 }
 
 /// Takes ownership of every descriptor in the control area, so that none can leak.
@@ -130,6 +132,31 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Sends one message with copies of one or two descriptors, without blocking and without SIGPIPE.
+///
+/// # Errors
+/// Those of `sendmsg(2)`: `WouldBlock` when the queue is full, `ETOOMANYREFS` when this user has
+/// too many descriptors in flight.
+pub fn send_with(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    descriptor: BorrowedFd<'_>,
+    second: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let slices = [io::IoSlice::new(message)];
+    let numbers = numbers(descriptor, second);
+    let control = [ControlMessage::ScmRights(&numbers)];
+    loop {
+        match sendmsg::<()>(socket.as_raw_fd(), &slices, &control, flags, None) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Sends one datagram, with a copy of `descriptor` if there is one, without blocking and without
 /// SIGPIPE.
 ///
@@ -158,6 +185,10 @@ pub fn send_to(
     }
 }
 
+fn numbers(descriptor: BorrowedFd<'_>, second: Option<BorrowedFd<'_>>) -> Vec<i32> {
+    [Some(descriptor), second].into_iter().flatten().map(|it| it.as_raw_fd()).collect()
+}
+
 /// The master's end of a channel, through which descriptors are sent.
 ///
 /// sendfd offers no flags, so the socket itself is non-blocking; Rust programs ignore SIGPIPE.
@@ -177,15 +208,21 @@ impl Sender {
         Ok(Sender(socket))
     }
 
-    /// Sends `message` with a copy of `descriptor`.
+    /// Sends `message` with a copy of `descriptor`, and of `second` if there is one.
     ///
     /// # Errors
     /// Those of `sendmsg(2)`: `EAGAIN` when the queue is full, `ETOOMANYREFS` when this user has
     /// too many descriptors in flight.
-    pub fn send(&self, message: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn send(
+        &self,
+        message: &[u8],
+        descriptor: BorrowedFd<'_>,
+        second: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         use sendfd::SendWithFd;
+        let numbers = numbers(descriptor, second);
         loop {
-            match self.0.send_with_fd(message, &[descriptor.as_raw_fd()]) {
+            match self.0.send_with_fd(message, &numbers) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -280,10 +317,10 @@ mod tests {
         let (a, b) = pair();
         let sender = Sender::new(a).unwrap();
         let (gift, _other) = pair();
-        sender.send(b"x", gift.as_fd()).unwrap();
+        sender.send(b"x", gift.as_fd(), None).unwrap();
         let mut buffer = [0; 16];
         match receive(b.as_fd(), &mut buffer).unwrap() {
-            Received::Message { len: 1, descriptor: Some(fd), swallowed: false } => {
+            Received::Message { len: 1, descriptor: Some(fd), second: None, swallowed: false } => {
                 let flags = FdFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFD).unwrap());
                 assert!(flags.contains(FdFlag::FD_CLOEXEC));
             }
@@ -291,5 +328,39 @@ mod tests {
                 panic!("{other:?}")
             }
         }
+    }
+
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn two_descriptors_arrive_in_order_and_further_ones_are_closed() {
+        let (a, b) = pair();
+        let (one, two) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let (three, left) = nix::unistd::pipe().unwrap();
+        two.set_len(2).unwrap();
+        let both = |received: Received| match received {
+            Received::Message { descriptor: Some(first), second: Some(second), .. } => {
+                let size = |fd: OwnedFd| std::fs::File::from(fd).metadata().unwrap().len();
+                assert_eq!((size(first), size(second)), (0, 2));
+            }
+            other @ (Received::Message { .. } | Received::Empty | Received::Closed) => {
+                panic!("{other:?}")
+            }
+        };
+        let mut buffer = [0; 16];
+        send_with(a.as_fd(), b"x", one.as_fd(), Some(two.as_fd())).unwrap();
+        both(receive(b.as_fd(), &mut buffer).unwrap());
+        let sender = Sender::new(a.try_clone().unwrap()).unwrap();
+        sender.send(b"x", one.as_fd(), Some(two.as_fd())).unwrap();
+        both(receive(b.as_fd(), &mut buffer).unwrap());
+        // Three, of which nobody asked for the last.
+        let numbers = [one.as_raw_fd(), two.as_raw_fd(), left.as_raw_fd()];
+        sendfd::SendWithFd::send_with_fd(&sender.0, b"x", &numbers).unwrap();
+        drop(left);
+        both(receive(b.as_fd(), &mut buffer).unwrap());
+        assert_eq!(
+            std::io::read_to_string(std::fs::File::from(three)).unwrap(),
+            "",
+            "nobody holds its other end"
+        );
     }
 }

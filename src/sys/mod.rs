@@ -9,6 +9,7 @@
 )]
 
 pub mod ancillary;
+pub mod leftover;
 pub mod limits;
 #[cfg(feature = "daemon")]
 pub mod listen;

@@ -1,15 +1,16 @@
-//! Questions to a socket that the standard library does not ask: of which family it is, whether
-//! something can be read, and whether that is bytes or the end.
+//! What the standard library does not ask of a socket: of which family it is, whether something can
+//! be read, and whether that is bytes or the end. And a socket that is closed for everybody.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt,
-    recv, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockType, SockaddrLike, SockaddrStorage, getsockname,
+    getsockopt, recv, shutdown, sockopt,
 };
 
 /// The stream sockets that a client can come by.
@@ -62,12 +63,47 @@ pub fn peek(socket: BorrowedFd<'_>) -> io::Result<Peeked> {
     }
 }
 
-/// Waits until something can be sent, or `limit` has passed. Whether it can.
-#[cfg(feature = "daemon")]
-pub fn wait_writable(socket: BorrowedFd<'_>, limit: Duration) -> bool {
-    let mut polled = [PollFd::new(socket, PollFlags::POLLOUT)];
-    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-    matches!(poll(&mut polled, limit), Ok(1))
+/// A socket that is shut down when it is closed, so that the client sees its end even if another
+/// process holds the same socket; unless it was given away.
+#[derive(Debug)]
+pub struct Open<T: AsFd> {
+    socket: T,
+    is_given_away: bool,
+}
+
+impl<T: AsFd> Open<T> {
+    /// Takes charge of a socket.
+    pub fn new(socket: T) -> Open<T> {
+        Open { socket, is_given_away: false }
+    }
+
+    /// Another process has it now: closing it here must not end it.
+    pub fn give_away(&mut self) {
+        self.is_given_away = true;
+    }
+}
+
+impl<T: AsFd> Deref for Open<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.socket
+    }
+}
+
+impl<T: AsFd> DerefMut for Open<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.socket
+    }
+}
+
+impl<T: AsFd> Drop for Open<T> {
+    fn drop(&mut self) {
+        if !self.is_given_away {
+            // It fails when the client has ended it already.
+            let _ = shutdown(self.socket.as_fd().as_raw_fd(), Shutdown::Both);
+        }
+    }
 }
 
 /// Waits until one of `sources` can be read (or is at its end), `limit` has passed or a signal
@@ -76,8 +112,20 @@ pub fn wait_writable(socket: BorrowedFd<'_>, limit: Duration) -> bool {
 /// # Errors
 /// Those of `poll(2)`.
 pub fn wait_readable(sources: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<()> {
+    wait(sources, PollFlags::POLLIN, limit)
+}
+
+/// Waits until `source` can be written, `limit` has passed or a signal came.
+///
+/// # Errors
+/// Those of `poll(2)`.
+pub fn wait_writable(source: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<()> {
+    wait(&[source], PollFlags::POLLOUT, limit)
+}
+
+fn wait(sources: &[BorrowedFd<'_>], flags: PollFlags, limit: Option<Duration>) -> io::Result<()> {
     let mut polled: Vec<PollFd<'_>> =
-        sources.iter().map(|&source| PollFd::new(source, PollFlags::POLLIN)).collect();
+        sources.iter().map(|&source| PollFd::new(source, flags)).collect();
     // Rounded up: a wait that ends early would spin until its deadline.
     let timeout = match limit {
         None => PollTimeout::NONE,

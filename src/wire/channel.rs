@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 pub use crate::sys::ancillary::Received;
-use crate::sys::ancillary::{receive, send};
+use crate::sys::ancillary::{receive, send, send_with};
 
 /// Makes a pair: the master's end and the worker's end, both close-on-exec.
 ///
@@ -47,6 +47,20 @@ impl End {
     /// `WouldBlock` when the other side does not read, else those of `send(2)`.
     pub fn send(&self, message: &[u8]) -> io::Result<()> {
         send(self.0.as_fd(), message)
+    }
+
+    /// Sends a message with copies of one or two descriptors.
+    ///
+    /// # Errors
+    /// Those of `sendmsg(2)`: `WouldBlock` when the other side does not read, `ETOOMANYREFS` when
+    /// this user has too many descriptors in flight.
+    pub fn send_with(
+        &self,
+        message: &[u8],
+        descriptor: BorrowedFd<'_>,
+        second: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        send_with(self.0.as_fd(), message, descriptor, second)
     }
 }
 

@@ -184,6 +184,9 @@ pub struct Pool {
     pub cut: u64,
     /// Came back untaken and were dispatched again.
     pub redispatched: u64,
+    /// Given back alive by draining workers, for others. Not part of the sum.
+    #[serde(default)]
+    pub handed_back: u64,
     /// Its workers, by slot.
     pub workers: Vec<Worker>,
 }

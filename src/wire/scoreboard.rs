@@ -11,7 +11,7 @@
 //! ```
 //!
 //! * `taken`: connections received. Stored before the first byte of the connection is read.
-//! * `finished`: connections closed.
+//! * `finished`: connections closed, not those handed back (HANDBACK counts these).
 //! * `requests`: requests begun, as far as the library can tell.
 //! * `progress`: messages received, of any type.
 //! * `waiting`: the master awaits ROOM. Set by the master, taken back by whoever acts on it.

@@ -5,7 +5,8 @@
 //!
 //! A server of many requests per connection asks [`Connection::wait`] between two requests; that is
 //! where a drain ends it, and the only place where it can end without losing a request that has
-//! been read. A request is counted when bytes are read first, and again when bytes are read after
+//! been read. There, and nowhere else, it can be handed back: another worker goes on with it, and the
+//! client notices nothing ([`Connection::hand_back`]). A request is counted when bytes are read first, and again when bytes are read after
 //! a write: right for protocols of question and answer, a fair guess for others.
 
 use std::io::{self, IoSlice, Read, Write};
@@ -13,12 +14,13 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::address::Address;
+use super::handback::{Kept, Leftover, Parcel};
 use super::link::Held;
-use super::taker::{Fresh, now};
-use crate::sys::socket::{Family, Peeked, family_of, peek, wait_readable};
+use super::taker::{Fresh, instant_of, now};
+use crate::sys::socket::{Family, Open, Peeked, family_of, peek, wait_readable};
 
 /// A client's connection. Dropping it closes it and makes room for another.
 ///
@@ -28,8 +30,11 @@ use crate::sys::socket::{Family, Peeked, family_of, peek, wait_readable};
 #[derive(Debug)]
 pub struct Connection {
     // Closed before `held` is dropped: finished means closed.
-    socket: Socket,
+    socket: Open<Socket>,
     listener: Arc<str>,
+    leftover: Leftover,
+    /// An attempt to hand it back failed.
+    is_kept: bool,
     held: Held,
 }
 
@@ -46,13 +51,13 @@ pub enum Wait {
     Bytes,
     /// The client has closed or reset it.
     Closed,
-    /// The worker is draining and the client has asked nothing: close it.
+    /// The worker is draining and the client has asked nothing: hand it back, or close it.
     Draining,
 }
 
 impl Connection {
     pub(super) fn new(fresh: Fresh) -> io::Result<Connection> {
-        let Fresh { socket, listener, held } = fresh;
+        let Fresh { socket, listener, leftover, held } = fresh;
         let socket = match family_of(socket.as_fd())? {
             Family::Tcp => Socket::Tcp(TcpStream::from(socket)),
             Family::Unix => Socket::Unix(UnixStream::from(socket)),
@@ -62,7 +67,15 @@ impl Connection {
             Socket::Tcp(stream) => stream.set_nonblocking(false)?,
             Socket::Unix(stream) => stream.set_nonblocking(false)?,
         }
-        Ok(Connection { socket, listener, held })
+        let is_handed_back = held.is_handed_back();
+        let (socket, leftover) = (Open::new(socket), Leftover::new(leftover));
+        let connection = Connection { socket, listener, leftover, is_kept: false, held };
+        if is_handed_back {
+            // The bounds of its last owner travel, too.
+            connection.set_read_timeout(None)?;
+            connection.set_write_timeout(None)?;
+        }
+        Ok(connection)
     }
 
     /// The name of the listener that accepted it.
@@ -76,7 +89,7 @@ impl Connection {
     /// # Errors
     /// `NotConnected` when the client has gone already, else those of `getpeername(2)`.
     pub fn peer(&self) -> io::Result<Address> {
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(stream) => stream.peer_addr().map(Address::Tcp),
             Socket::Unix(stream) => stream.peer_addr().map(|it| Address::of_unix(&it)),
         }
@@ -87,7 +100,7 @@ impl Connection {
     /// # Errors
     /// Those of `getsockname(2)`.
     pub fn local(&self) -> io::Result<Address> {
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(stream) => stream.local_addr().map(Address::Tcp),
             Socket::Unix(stream) => stream.local_addr().map(|it| Address::of_unix(&it)),
         }
@@ -100,10 +113,90 @@ impl Connection {
     }
 
     /// Whether the worker was told to finish what it has in hand: answer, and say that this was
-    /// the last answer, where the protocol can say so.
+    /// the last answer, where the protocol can say so; or hand it back after the answer, if
+    /// [`Connection::can_hand_back`].
     #[must_use]
     pub fn draining(&self) -> bool {
         self.held.link().drain_told().is_some()
+    }
+
+    /// Whether another worker had this connection before and handed it back: a greeting, for
+    /// example, has been said already.
+    #[must_use]
+    pub fn handed_back(&self) -> bool {
+        self.held.is_handed_back()
+    }
+
+    /// How many requests it has made so far, in all the workers that had it.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.held.requests()
+    }
+
+    /// When something was written to it last, or when it was first taken if nothing was, by
+    /// whichever worker had it.
+    #[must_use]
+    pub fn idle_since(&self) -> Instant {
+        instant_of(self.held.idle_since())
+    }
+
+    /// Whether [`Connection::hand_back`] may be called now: the worker is draining, the master
+    /// gives connections to other workers, and no attempt with this one has failed.
+    #[must_use]
+    pub fn can_hand_back(&self) -> bool {
+        !self.is_kept && self.held.link().drain_told().is_some_and(|drain| drain.handback)
+    }
+
+    /// Gives the connection to another worker, through the master. Its client notices nothing.
+    ///
+    /// Only call it where the next owner can begin anew: every request that was read is answered,
+    /// and what is known of the client (that it has logged in, for example) is not needed any more.
+    /// `leftover` is what has been read and not used, in part or whole the next request; the next
+    /// owner reads it first.
+    ///
+    /// ```no_run
+    /// # use std::io::{Read, Write};
+    /// # use rcluster::worker::{Connection, Wait};
+    /// fn capitals(mut connection: Connection) -> std::io::Result<()> {
+    ///     let mut byte = [0];
+    ///     loop {
+    ///         match connection.wait_to_hand_back()? {
+    ///             Wait::Bytes => {}
+    ///             Wait::Closed => return Ok(()),
+    ///             Wait::Draining if !connection.can_hand_back() => return Ok(()),
+    ///             Wait::Draining => match connection.hand_back(b"") {
+    ///                 Ok(()) => return Ok(()),
+    ///                 Err(kept) => {
+    ///                     connection = kept.connection;
+    ///                     continue;
+    ///                 }
+    ///             },
+    ///         }
+    ///         connection.read_exact(&mut byte)?;
+    ///         connection.write_all(&byte.map(|byte| byte.to_ascii_uppercase()))?;
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// Waits while the master's queue is full, until shortly before the drain's deadline.
+    ///
+    /// # Errors
+    /// [`Kept`] has the connection, to be served on, and says why it stays.
+    pub fn hand_back(mut self, leftover: &[u8]) -> Result<(), Kept<Connection>> {
+        let all = [leftover, &self.leftover.take()].concat();
+        let parcel = Parcel::new(&self.held, &self.listener, &all);
+        match parcel.and_then(|parcel| parcel.give(self.held.link(), self.as_fd())) {
+            Ok(()) => {
+                self.socket.give_away();
+                self.held.give_away();
+                Ok(())
+            }
+            Err(why) => {
+                self.leftover = Leftover::new(all);
+                self.is_kept = true;
+                Err(Kept { connection: self, why })
+            }
+        }
     }
 
     /// Asks the master to replace this worker.
@@ -116,7 +209,7 @@ impl Connection {
     /// # Errors
     /// Those of `shutdown(2)`.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(stream) => stream.shutdown(how),
             Socket::Unix(stream) => stream.shutdown(how),
         }
@@ -127,7 +220,7 @@ impl Connection {
     /// # Errors
     /// `InvalidInput` for a bound of zero.
     pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(stream) => stream.set_read_timeout(limit),
             Socket::Unix(stream) => stream.set_read_timeout(limit),
         }
@@ -138,7 +231,7 @@ impl Connection {
     /// # Errors
     /// `InvalidInput` for a bound of zero.
     pub fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(stream) => stream.set_write_timeout(limit),
             Socket::Unix(stream) => stream.set_write_timeout(limit),
         }
@@ -155,12 +248,31 @@ impl Connection {
     /// `TimedOut` when the bound of [`Connection::set_read_timeout`] has passed, else those of
     /// `poll(2)` and `recv(2)`.
     pub fn wait(&self) -> io::Result<Wait> {
-        let idle = match &self.socket {
+        self.wait_for_next(false)
+    }
+
+    /// Waits as [`Connection::wait`] does, for those who hand back: [`Wait::Draining`] comes at
+    /// once, also for a client that has not sent a byte yet, if [`Connection::can_hand_back`].
+    ///
+    /// # Errors
+    /// As [`Connection::wait`].
+    pub fn wait_to_hand_back(&self) -> io::Result<Wait> {
+        self.wait_for_next(true)
+    }
+
+    fn wait_for_next(&self, hands_back: bool) -> io::Result<Wait> {
+        let idle = match &*self.socket {
             Socket::Tcp(stream) => stream.read_timeout()?,
             Socket::Unix(stream) => stream.read_timeout()?,
         };
-        let idle_until = idle.and_then(|idle| now().checked_add(idle));
+        // Idle in another worker is idle, too.
+        let is_new_here = self.held.is_handed_back() && !self.held.is_used();
+        let idle_from = if is_new_here { self.idle_since() } else { now() };
+        let idle_until = idle.and_then(|idle| idle_from.checked_add(idle));
         loop {
+            if self.leftover.is_there() {
+                return Ok(Wait::Bytes);
+            }
             // The drain before the socket: a request that came first is then always seen.
             let drain = self.held.link().drain_told();
             match peek(self.as_fd())? {
@@ -171,6 +283,7 @@ impl Connection {
             let now = now();
             let drained_at = match drain {
                 Some(_) if self.held.is_touched() => return Ok(Wait::Draining),
+                Some(_) if hands_back && self.can_hand_back() => return Ok(Wait::Draining),
                 Some(drain) => drain.silent_until,
                 None => None,
             };
@@ -191,18 +304,30 @@ impl Connection {
     }
 }
 
-impl AsFd for Connection {
+impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.socket {
+        match self {
             Socket::Tcp(stream) => stream.as_fd(),
             Socket::Unix(stream) => stream.as_fd(),
         }
     }
 }
 
+/// The socket itself. Who reads from it by other means than [`Read`] misses what a previous worker
+/// left over.
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Read for &Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let result = match &self.socket {
+        if let Some(count) = self.leftover.read(buffer) {
+            self.held.note_read(count);
+            return Ok(count);
+        }
+        let result = match &*self.socket {
             Socket::Tcp(stream) => (&*stream).read(buffer),
             Socket::Unix(stream) => (&*stream).read(buffer),
         };
@@ -216,7 +341,7 @@ impl Read for &Connection {
 impl Write for &Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.held.note_write();
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(stream) => (&*stream).write(bytes),
             Socket::Unix(stream) => (&*stream).write(bytes),
         }
@@ -224,7 +349,7 @@ impl Write for &Connection {
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.held.note_write();
-        match &self.socket {
+        match &*self.socket {
             Socket::Tcp(stream) => (&*stream).write_vectored(slices),
             Socket::Unix(stream) => (&*stream).write_vectored(slices),
         }

@@ -8,13 +8,15 @@
 //!             ┌ ready()         a thread per connection, from a pool
 //! channel ─▶ taker ─▶ connections()   an iterator, for threads of your own
 //!             ├ into_incoming() tokio streams           (feature `tokio`)
+//!             ├ serve(app)      HTTP by hyper           (feature `serve`)
 //!             └ into_listener() for `axum::serve`       (feature `axum`)
 //!                  └─ every connection holds a place in the link, which counts and says DRAINED
 //! ```
 //!
 //! * `link`: what is owed to the master. · `taker`: messages in. · `pool`: threads.
+//! * `handback`: live connections out, to the next worker. · `serve`: HTTP, and when it can leave.
 //! * `tell`: words for the log.
-//! * `connection`, `address`: what an author sees.
+//! * `connection`, `stream`, `address`: what an author sees.
 //!
 //! The blocking core knows nothing of tokio, and needs nix alone.
 #![warn(clippy::print_stderr, reason = "it panics when stderr is gone; see `tell`")]
@@ -23,8 +25,13 @@ mod address;
 #[cfg(feature = "axum")]
 mod axum;
 mod connection;
+mod handback;
 mod link;
 mod pool;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(feature = "tokio")]
+mod stream;
 mod taker;
 mod tell;
 #[cfg(test)]
@@ -41,10 +48,15 @@ use std::sync::mpsc;
 
 pub use self::address::Address;
 #[cfg(feature = "axum")]
-pub use self::axum::{Channel, Listener, Peer};
+pub use self::axum::{Channel, HandBack, Io, Listener, Watched, hand_back};
 pub use self::connection::{Connection, Wait};
+pub use self::handback::Kept;
+#[cfg(feature = "serve")]
+pub use self::serve::{App, body::RequestBody, peer::Peer, serve};
 #[cfg(feature = "tokio")]
-pub use self::tokio::{Draining, Incoming, Stream};
+pub use self::stream::Stream;
+#[cfg(feature = "tokio")]
+pub use self::tokio::{Draining, Incoming};
 
 use self::link::{Drain, Link};
 use self::pool::Pool;
@@ -249,7 +261,8 @@ impl Worker {
     /// Tells the master that this worker is ready and how many connections it holds.
     fn announce(&self, limit: u32) -> Taker {
         let stride = u32::try_from(STRIDE).unwrap_or(u32::MAX);
-        self.link.say(&ToMaster::Ready { limit, stride, board: self.board });
+        let board = self.board;
+        self.link.say(&ToMaster::Ready { limit, stride, board, handback: true });
         Taker::new(Arc::clone(&self.link), self.descriptor_limit)
     }
 
@@ -301,6 +314,18 @@ impl Handle {
     pub fn draining(&self) -> bool {
         self.0.drain_told().is_some()
     }
+
+    /// Waits until the worker is told to finish what it has in hand. For what goes on without an
+    /// end of its own, as a WebSocket or a stream of events does: time to say good-bye.
+    #[cfg(feature = "tokio")]
+    pub async fn until_draining(&self) {
+        self.0.until_drain().await;
+    }
+}
+
+#[cfg(feature = "serve")]
+fn handle_of(link: &Arc<Link>) -> Handle {
+    Handle(Arc::clone(link))
 }
 
 /// Makes a connection of what came, and closes what is none.

@@ -7,6 +7,9 @@
 //! received without a spare descriptor in hand: descriptors are numbered from below, hence as long
 //! as the last one was numbered below half of the limit there is room, and above that a duplicate
 //! is tried first. Should one be swallowed all the same, it is counted and said.
+//!
+//! A connection that another worker had comes with what that one left over. Leftover that is missing
+//! or damaged costs its connection, and that one alone.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -14,12 +17,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
+
 use super::link::{Drain, Held, Link};
 use super::tell::tell;
 use crate::sys::ancillary::number_of;
-use crate::sys::socket::wait_readable;
+use crate::sys::leftover;
+use crate::sys::socket::{Open, wait_readable};
 use crate::wire::channel::Received;
-use crate::wire::message::{LENGTH_MAX, ToMaster, ToWorker};
+use crate::wire::message::{LENGTH_MAX, Past, ToMaster, ToWorker};
 
 /// How often a full descriptor table is looked at again: something else than a connection may have
 /// freed a descriptor.
@@ -30,7 +36,17 @@ pub(super) const FULL_RETRY: Duration = Duration::from_millis(100);
 pub(super) struct Fresh {
     pub socket: OwnedFd,
     pub listener: Arc<str>,
+    /// What a previous owner has read and not used; comes before the bytes of the socket.
+    pub leftover: Vec<u8>,
     pub held: Held,
+}
+
+/// The descriptors that came with a message.
+struct Luggage {
+    socket: Option<OwnedFd>,
+    leftover: Option<OwnedFd>,
+    /// The kernel kept something.
+    swallowed: bool,
 }
 
 /// What one attempt brought.
@@ -98,23 +114,24 @@ impl Taker {
                 self.link.drain(Drain::orphaned(now()));
                 Ok(Taken::Over)
             }
-            Received::Message { len, descriptor, swallowed } => {
+            Received::Message { len, descriptor, second, swallowed } => {
                 self.link.note_progress();
-                Ok(self.handle(&buffer[..len], descriptor, swallowed))
+                let luggage = Luggage { socket: descriptor, leftover: second, swallowed };
+                Ok(self.handle(&buffer[..len], luggage))
             }
         }
     }
 
-    fn handle(&mut self, bytes: &[u8], descriptor: Option<OwnedFd>, swallowed: bool) -> Taken {
+    fn handle(&mut self, bytes: &[u8], luggage: Luggage) -> Taken {
         match ToWorker::decode(bytes) {
-            Ok(ToWorker::Connection { listener }) => {
+            Ok(ToWorker::Connection { listener, past }) => {
                 if *self.listener != *listener {
                     self.listener = Arc::from(listener);
                 }
-                self.handle_connection(descriptor, swallowed)
+                self.handle_connection(luggage, past)
             }
-            Ok(ToWorker::Drain { deadline }) => {
-                self.link.drain(Drain::told(now(), deadline));
+            Ok(ToWorker::Drain { deadline, handback }) => {
+                self.link.drain(Drain::told(now(), deadline, handback));
                 Taken::Over
             }
             Ok(ToWorker::Ping) => {
@@ -125,7 +142,7 @@ impl Taker {
             Ok(ToWorker::Unknown(_)) => Taken::Other,
             Err(malformed) => {
                 self.complain(&malformed.to_string());
-                if descriptor.is_some() || swallowed {
+                if luggage.socket.is_some() || luggage.swallowed {
                     self.link.note_swallowed();
                 }
                 Taken::Other
@@ -133,10 +150,10 @@ impl Taker {
         }
     }
 
-    fn handle_connection(&mut self, descriptor: Option<OwnedFd>, swallowed: bool) -> Taken {
-        let Some(socket) = descriptor else {
+    fn handle_connection(&mut self, luggage: Luggage, past: Option<Past>) -> Taken {
+        let Some(socket) = luggage.socket else {
             self.link.note_swallowed();
-            if swallowed {
+            if luggage.swallowed {
                 self.high = true;
                 tell!("a connection was lost, this worker's descriptor table is full");
             } else {
@@ -145,12 +162,27 @@ impl Taker {
             return Taken::Other;
         };
         self.high = u64::try_from(number_of(&socket)).is_ok_and(|number| number >= self.watermark);
-        let held = self.link.hold();
-        Taken::Connection(Fresh { socket, listener: Arc::clone(&self.listener), held })
+        let announced = past.map_or(0, |past| past.leftover);
+        let leftover = match unpack(announced, luggage.leftover) {
+            Ok(leftover) => leftover,
+            Err(error) => {
+                // Its bytes would have a hole: it is closed, for everybody who holds it.
+                drop(Open::new(socket));
+                self.link.note_swallowed();
+                self.high |= luggage.swallowed;
+                tell!("closed a connection that was handed back: {error}");
+                return Taken::Other;
+            }
+        };
+        let held = self.link.hold(past);
+        Taken::Connection(Fresh { socket, listener: Arc::clone(&self.listener), leftover, held })
     }
 
+    /// For a socket and its leftover.
     fn has_spare(&self) -> bool {
-        self.link.channel().as_fd().try_clone_to_owned().is_ok()
+        let spare = || self.link.channel().as_fd().try_clone_to_owned();
+        let (first, second) = (spare(), spare());
+        first.is_ok() && second.is_ok()
     }
 
     fn complain(&mut self, what: &str) {
@@ -159,6 +191,29 @@ impl Taker {
             tell!("skipped {what} from the master; further ones go unmentioned");
         }
     }
+}
+
+/// The leftover, as far as some was announced; the length was bounded when it was decoded.
+fn unpack(announced: u32, packed: Option<OwnedFd>) -> io::Result<Vec<u8>> {
+    match (announced, packed) {
+        // What nobody announced is not looked at.
+        (0, _) => Ok(Vec::new()),
+        (length, Some(packed)) => leftover::unpack(packed, length as usize),
+        (_, None) => Err(io::Error::new(io::ErrorKind::InvalidData, "its leftover is missing")),
+    }
+}
+
+/// Microseconds of CLOCK_MONOTONIC, which all processes share.
+pub(super) fn microseconds() -> u64 {
+    // The clock exists: it cannot fail.
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The same time on this process' clock.
+pub(super) fn instant_of(time: u64) -> Instant {
+    let age = Duration::from_micros(microseconds().saturating_sub(time));
+    now().checked_sub(age).unwrap_or_else(now)
 }
 
 /// A worker's clock. The mind of the master is the one that knows none.

@@ -83,7 +83,7 @@ pub struct Player {
     pub connections: u64,
     pub seats: BTreeMap<WorkerId, (PoolId, Seat)>,
     pub channels: BTreeMap<WorkerId, VecDeque<Message>>,
-    pub held: BTreeMap<ConnectionId, ListenerId>,
+    pub held: BTreeMap<ConnectionId, (ListenerId, Past)>,
     /// Workers to whom nothing can be sent.
     pub broken: BTreeSet<WorkerId>,
     /// Their queues are full.
@@ -163,8 +163,9 @@ impl Player {
         }
         match verb {
             "ready" => {
+                // `ready w1`, `ready w1 limit=2`, `ready w1 handback`
                 let limit = rest.strip_prefix("limit=").map_or(Some(0), |n| n.parse().ok())?;
-                self.tell(Event::Ready { worker, limit });
+                self.tell(Event::Ready { worker, limit, handback: rest == "handback" });
             }
             "unfit" => self.tell(Event::Unfit { worker, why: rest.to_owned() }),
             "spawn-failed" => self.tell(Event::SpawnFailed { worker, why: rest.to_owned() }),
@@ -175,6 +176,17 @@ impl Player {
                 self.tell(Event::Exited { worker, how: how.to_owned(), rescued });
             }
             "retire" => self.tell(Event::RetireRequested { worker }),
+            // `hand-back w1 from l1`, `hand-back w1 from l1 leftover`, `hand-back w1 lost`
+            "hand-back" if rest == "lost" => self.tell(Event::HandedBack { worker, held: None }),
+            "hand-back" => {
+                let from = rest.strip_prefix("from ")?;
+                let (listener, past) = match from.strip_suffix(" leftover") {
+                    Some(listener) => (listener, Past::Leftover),
+                    None => (from, Past::Idle),
+                };
+                let held = Some(self.keep(ListenerId(id(listener)?), past));
+                self.tell(Event::HandedBack { worker, held });
+            }
             "drained" => self.tell(Event::Drained { worker }),
             "room" => self.tell(Event::Room { worker }),
             "breaks" => _ = self.broken.insert(worker),
@@ -288,13 +300,16 @@ impl Player {
             self.supervisor.note_dispatched(worker, self.now);
             got.push(worker.to_string());
             if self.broken.contains(&worker) {
-                let connection = self.keep(listener);
-                _ = writeln!(self.said, "    ({worker} could not be sent {connection})");
+                let held = self.keep(listener, Past::New);
+                _ = writeln!(self.said, "    ({worker} could not be sent {})", held.connection);
                 let is_full = self.full.contains(&worker);
-                self.tell(Event::Returned { listener, connection, worker, is_full });
+                self.tell(Event::Returned { held, worker, is_full });
                 break;
             }
-            self.channels.entry(worker).or_default().push_back(Message::Connection(listener));
+            self.channels
+                .entry(worker)
+                .or_default()
+                .push_back(Message::Connection(listener, Past::New));
         }
         got.dedup();
         _ = writeln!(self.said, "    -> {}", got.join(" "));

@@ -40,7 +40,7 @@ pub struct World {
     pub begun: Instant,
     pub now: Instant,
     pub listeners: BTreeMap<ListenerId, Listener>,
-    pub held: BTreeMap<ConnectionId, (ListenerId, Client)>,
+    pub held: BTreeMap<ConnectionId, (ListenerId, Client, Past)>,
     pub accepted: u64,
     pub last_id: u64,
     /// What was asked for last, pool by pool.
@@ -106,7 +106,9 @@ impl World {
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Spawn(spawn) => return self.spawn(&spawn),
-            Action::Drain { worker, take_back, .. } => return self.drain(worker, take_back),
+            Action::Drain { worker, take_back, handback, .. } => {
+                return self.drain(worker, take_back, handback);
+            }
             Action::TakeBack { worker } => {
                 let had_ping = self.with(worker, |it| it.channel.contains(&Message::Ping));
                 let connections = self.read_back(worker);
@@ -116,9 +118,7 @@ impl World {
             Action::Terminate { worker } => {
                 let obeys = self.dice.one_in(2);
                 self.with(worker, |it| {
-                    assert!(
-                        !it.is_serving || it.is_draining || it.channel.contains(&Message::Drain)
-                    );
+                    assert!(!it.is_serving || it.is_told_to_drain());
                     if obeys && it.lives() && !it.is_stopped {
                         it.died = Some("was killed by SIGTERM");
                     }
@@ -135,7 +135,7 @@ impl World {
             Action::Dispatch { worker, connection } => return self.dispatch(worker, connection),
             Action::Refuse { listener, connection } => {
                 let held = self.held.remove(&connection);
-                let Some((from, client)) = held else { panic!("{connection} is not held") };
+                let Some((from, client, _)) = held else { panic!("{connection} is not held") };
                 assert_eq!(from, listener, "{connection} came from elsewhere");
                 self.workers.0.get_mut().end(client, "refused");
             }
@@ -219,7 +219,7 @@ impl World {
         let unused = self.now.duration_since(self.used_at);
         assert!(unused >= after, "somebody came {unused:?} ago");
         let mut processes = self.workers.0.get_mut().processes.values();
-        let busy = processes.find(|it| it.connections() + it.hand.len() > 0);
+        let busy = processes.find(|it| it.connections() + it.hand.len() + it.handed_back() > 0);
         assert!(busy.is_none(), "{busy:?} has clients in hand");
         assert!(self.held.is_empty(), "clients are held");
         assert!(self.wishes.is_empty() && !self.is_reloading, "a reload is under way");
@@ -298,7 +298,7 @@ impl World {
         let of_pool = || processes.values().filter(|it| it.who.pool == who.pool);
         let starting = of_pool()
             .filter(|it| it.lives() && !it.is_serving && it.who.generation == who.generation)
-            .filter(|it| !it.is_draining && !it.channel.contains(&Message::Drain))
+            .filter(|it| !it.is_told_to_drain())
             .count();
         assert!(starting < surge, "{spawn}: {starting} are starting already");
         let serves = of_pool().any(|it| it.is_serving && it.who.slot == who.slot);
@@ -311,13 +311,15 @@ impl World {
         }
     }
 
-    fn drain(&mut self, worker: WorkerId, take_back: bool) -> Option<Event> {
-        let (who, channel) = self.with(worker, |it| (it.who, it.channel.clone()));
-        assert!(!channel.contains(&Message::Drain), "{worker} is told to drain twice");
+    fn drain(&mut self, worker: WorkerId, take_back: bool, handback: bool) -> Option<Event> {
+        let (who, is_told, is_able) =
+            self.with(worker, |it| (it.who, it.is_told_to_drain(), it.handback));
+        assert!(!is_told, "{worker} is told to drain twice");
+        assert!(is_able || !handback, "{worker} does not know how to hand back");
         let connections = if take_back { self.read_back(worker) } else { Vec::new() };
         self.with(worker, |it| {
             it.is_serving = false;
-            it.channel.push_back(Message::Drain);
+            it.channel.push_back(Message::Drain(handback));
         });
         let is_covered = self
             .workers
@@ -332,24 +334,26 @@ impl World {
     }
 
     fn dispatch(&mut self, worker: WorkerId, connection: ConnectionId) -> Option<Event> {
-        let Some(&(listener, client)) = self.held.get(&connection) else {
+        let Some(&(listener, client, past)) = self.held.get(&connection) else {
             panic!("{connection} is not held")
         };
         if !self.calm && self.dice.one_in(30) {
             self.failed_at = Some(self.now);
             let is_full = self.dice.one_in(3);
-            return Some(Event::Returned { listener, connection, worker, is_full });
+            let held = Held { listener, connection, past };
+            return Some(Event::Returned { held, worker, is_full });
         }
         self.held.remove(&connection);
-        self.send(worker, listener, client);
+        self.send(worker, listener, client, past);
         None
     }
 
-    pub fn send(&mut self, worker: WorkerId, listener: ListenerId, client: Client) {
+    pub fn send(&mut self, worker: WorkerId, listener: ListenerId, client: Client, past: Past) {
         self.with(worker, |it| {
             assert!(it.policy.listeners.contains(&listener), "{worker} does not know {listener}");
-            assert!(it.is_serving && !it.channel.contains(&Message::Drain), "{worker} drains");
-            it.channel.push_back(Message::Connection(listener, client));
+            assert!(it.is_serving && !it.is_told_to_drain(), "{worker} drains");
+            assert!(it.handback || past != Past::Leftover, "{worker} does not know leftover");
+            it.channel.push_back(Message::Connection(listener, client, past));
             let waiting = it.connections();
             let in_hand = waiting + it.hand.len();
             assert!(waiting <= 32, "{waiting} wait in the channel of {worker}");
@@ -360,21 +364,21 @@ impl World {
     }
 
     /// What the worker has not received comes back under new names.
-    pub fn read_back(&mut self, worker: WorkerId) -> Vec<(ListenerId, ConnectionId)> {
+    pub fn read_back(&mut self, worker: WorkerId) -> Vec<Held> {
         let messages = self.with(worker, |it| std::mem::take(&mut it.channel));
         let mut entries = Vec::new();
         for message in messages {
-            if let Message::Connection(listener, client) = message {
-                entries.push((listener, self.keep(listener, client)));
+            if let Message::Connection(listener, client, past) = message {
+                entries.push(self.keep(listener, client, past));
             }
         }
         entries
     }
 
-    pub fn keep(&mut self, listener: ListenerId, client: Client) -> ConnectionId {
+    pub fn keep(&mut self, listener: ListenerId, client: Client, past: Past) -> Held {
         self.last_id += 1;
         let connection = ConnectionId(self.last_id);
-        self.held.insert(connection, (listener, client));
-        connection
+        self.held.insert(connection, (listener, client, past));
+        Held { listener, connection, past }
     }
 }

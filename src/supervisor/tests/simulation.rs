@@ -65,7 +65,9 @@ impl World {
         let held: u64 = status.pools.iter().map(|pool| pool.held).sum();
         assert_eq!(held, self.held.len() as u64, "the shell holds what the mind has forgotten");
         let inner = self.workers.0.get_mut();
-        let with: usize = inner.processes.values().map(|it| it.connections() + it.hand.len()).sum();
+        let with =
+            inner.processes.values().map(|it| it.connections() + it.hand.len() + it.handed_back());
+        let with: usize = with.sum();
         let places = inner.ended.len() + with + self.held.len();
         assert_eq!(self.accepted, places as u64, "a client is lost");
     }
@@ -100,7 +102,7 @@ impl World {
             return;
         }
         for (id, listener) in &self.listeners {
-            let held = self.held.values().filter(|(from, _)| from == id).count();
+            let held = self.held.values().filter(|(from, ..)| from == id).count();
             // One that only a waiting reload names belongs to nobody yet.
             let Some(owner) = self.mind.doors.get(id).map(|door| door.pool) else { continue };
             if listener.queue.len() + held == 0 {

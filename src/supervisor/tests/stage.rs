@@ -11,7 +11,7 @@ use super::player::Player;
 /// What a channel carries.
 #[derive(Clone, Copy)]
 pub enum Message {
-    Connection(ListenerId),
+    Connection(ListenerId, Past),
     Ping,
 }
 
@@ -64,14 +64,14 @@ impl Player {
             Action::Drain { worker, take_back: true, .. } => self.take_back(worker, false),
             Action::TakeBack { worker } => self.take_back(worker, true),
             Action::Dispatch { worker, connection } => {
-                let listener = self.held[&connection];
+                let (listener, past) = self.held[&connection];
                 if self.broken.contains(&worker) {
-                    let is_full = false;
-                    return Some(Event::Returned { listener, connection, worker, is_full });
+                    let (held, is_full) = (Held { listener, connection, past }, false);
+                    return Some(Event::Returned { held, worker, is_full });
                 }
                 self.held.remove(&connection);
                 let channel = self.channels.get_mut(&worker).unwrap();
-                channel.push_back(Message::Connection(listener));
+                channel.push_back(Message::Connection(listener, past));
                 None
             }
             Action::Refuse { connection, .. } => {
@@ -102,34 +102,29 @@ impl Player {
         Some(Event::TakenBack { worker, connections, pinged: ping && !had_ping })
     }
 
-    pub fn note_came_back(
-        &mut self,
-        how: &str,
-        what: &[(ListenerId, ConnectionId)],
-        from: WorkerId,
-    ) {
+    pub fn note_came_back(&mut self, how: &str, what: &[Held], from: WorkerId) {
         if !what.is_empty() {
-            let ids: Vec<String> = what.iter().map(|(_, id)| id.to_string()).collect();
+            let ids: Vec<String> = what.iter().map(|held| held.connection.to_string()).collect();
             _ = writeln!(self.said, "    ({how} {} from {from})", ids.join(" "));
         }
     }
 
-    pub fn read_back(&mut self, worker: WorkerId) -> Vec<(ListenerId, ConnectionId)> {
+    pub fn read_back(&mut self, worker: WorkerId) -> Vec<Held> {
         let messages = self.channels.get_mut(&worker).map(std::mem::take).unwrap_or_default();
         let mut entries = Vec::new();
         for message in messages {
-            if let Message::Connection(listener) = message {
-                entries.push((listener, self.keep(listener)));
+            if let Message::Connection(listener, past) = message {
+                entries.push(self.keep(listener, past));
             }
         }
         entries
     }
 
-    pub fn keep(&mut self, listener: ListenerId) -> ConnectionId {
+    pub fn keep(&mut self, listener: ListenerId, past: Past) -> Held {
         self.connections += 1;
         let connection = ConnectionId(self.connections);
-        self.held.insert(connection, listener);
-        connection
+        self.held.insert(connection, (listener, past));
+        Held { listener, connection, past }
     }
 
     pub fn status(&mut self) {

@@ -29,9 +29,10 @@ impl Dice {
 /// What a channel carries to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    Connection(ListenerId, Client),
+    Connection(ListenerId, Client, Past),
     Ping,
-    Drain,
+    /// With whether live connections may be handed back.
+    Drain(bool),
 }
 
 /// What a worker says.
@@ -41,6 +42,8 @@ pub enum Said {
     Room,
     Retire,
     Drained,
+    /// A client whom others may have.
+    Handback(ListenerId, Client, Past),
 }
 
 /// One simulated process, until its exit is reported.
@@ -62,7 +65,11 @@ pub struct Process {
     /// What it does by itself, and when: get ready or die.
     pub alarm: Option<(Instant, Option<&'static str>)>,
     pub channel: VecDeque<Message>,
-    pub hand: Vec<Client>,
+    pub hand: Vec<(ListenerId, Client)>,
+    /// It was built with a library that hands back.
+    pub handback: bool,
+    /// It was told that it may.
+    hands_back: bool,
     pub outbox: VecDeque<Said>,
     /// It stored a counter and has not yet looked at `waiting`.
     looks: bool,
@@ -84,6 +91,9 @@ impl Process {
             alarm: None,
             channel: VecDeque::new(),
             hand: Vec::new(),
+            // Of one edition they are alike; here they differ more often than editions follow.
+            handback: spawn.who.worker.0 % 3 != 0,
+            hands_back: false,
             outbox: VecDeque::new(),
             looks: false,
         }
@@ -91,6 +101,16 @@ impl Process {
 
     pub fn lives(&self) -> bool {
         self.died.is_none()
+    }
+
+    /// Whether it was told to drain, and has not heard it yet or does.
+    pub fn is_told_to_drain(&self) -> bool {
+        self.is_draining || self.channel.iter().any(|it| matches!(it, Message::Drain(_)))
+    }
+
+    /// Those whom it has given back, and the master has not heard of yet.
+    pub fn handed_back(&self) -> usize {
+        self.outbox.iter().filter(|it| matches!(it, Said::Handback(..))).count()
     }
 
     pub fn connections(&self) -> usize {
@@ -181,23 +201,31 @@ impl Inner {
             }
             return true;
         }
-        let finishes = !process.hand.is_empty() && self.dice.one_in(2);
+        let finishes = !process.hand.is_empty() && self.dice.one_in(3);
         if let Some(message) = if finishes { None } else { process.channel.pop_front() } {
             words.counts.progress += 1;
             match message {
-                Message::Connection(_, client) => {
+                Message::Connection(listener, client, _) => {
                     words.counts.taken += 1;
-                    process.hand.push(client);
+                    process.hand.push((listener, client));
                     process.looks = true;
                 }
                 Message::Ping => process.outbox.push_back(Said::Room),
-                Message::Drain => process.is_draining = true,
+                Message::Drain(handback) => {
+                    process.is_draining = true;
+                    process.hands_back = handback;
+                }
             }
             return true;
         }
         if !process.hand.is_empty() {
             let which = usize::try_from(self.dice.below(process.hand.len() as u64)).unwrap();
-            let client = process.hand.swap_remove(which);
+            let (listener, client) = process.hand.swap_remove(which);
+            if process.hands_back && self.dice.one_in(2) {
+                let past = if self.dice.one_in(2) { Past::Idle } else { Past::Leftover };
+                process.outbox.push_back(Said::Handback(listener, client, past));
+                return true;
+            }
             words.counts.finished += 1;
             process.looks = true;
             self.end(client, "finished");

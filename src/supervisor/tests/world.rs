@@ -145,12 +145,12 @@ impl World {
         self.mind.note_dispatched(worker, self.now);
         if !self.calm && self.dice.one_in(60) {
             self.failed_at = Some(self.now);
-            let connection = self.keep(id, client);
+            let held = self.keep(id, client, Past::New);
             let is_full = self.dice.one_in(3);
-            self.tell(Event::Returned { listener: id, connection, worker, is_full });
+            self.tell(Event::Returned { held, worker, is_full });
         } else {
             self.say(|| format!("{client} of {id} goes to {worker}"));
-            self.send(worker, id, client);
+            self.send(worker, id, client, Past::New);
         }
         true
     }
@@ -197,12 +197,16 @@ impl World {
                                     it.alarm = Some((at, Some("was killed by SIGSEGV")));
                                 });
                             }
-                            Event::Ready { worker, limit }
+                            let handback = self.with(worker, |it| it.handback);
+                            Event::Ready { worker, limit, handback }
                         }
                     }
                     Said::Room => Event::Room { worker },
                     Said::Retire => Event::RetireRequested { worker },
                     Said::Drained => Event::Drained { worker },
+                    Said::Handback(listener, client, past) => {
+                        self.handed_back(worker, listener, client, past)
+                    }
                 };
                 self.tell(fact);
                 if self.exit.is_some() {
@@ -211,6 +215,23 @@ impl World {
             }
         }
         any
+    }
+
+    /// A client comes back alive.
+    fn handed_back(
+        &mut self,
+        worker: WorkerId,
+        listener: ListenerId,
+        client: u64,
+        past: Past,
+    ) -> Event {
+        // Sometimes there is no descriptor for it.
+        if !self.calm && self.dice.one_in(30) {
+            self.workers.0.get_mut().end(client, "lost");
+            return Event::HandedBack { worker, held: None };
+        }
+        let held = Some(self.keep(listener, client, past));
+        Event::HandedBack { worker, held }
     }
 
     fn accident(&mut self) {
@@ -238,10 +259,20 @@ impl World {
             let Some(how) = self.with(worker, |it| it.died) else { continue };
             any = true;
             // What it said before is heard first, as the channel is read before the pidfd.
-            self.with(worker, |it| it.outbox.retain(|&said| said == Said::Ready));
+            let said = self.with(worker, |it| std::mem::take(&mut it.outbox));
+            for said in said {
+                match said {
+                    Said::Ready => self.with(worker, |it| it.outbox.push_back(said)),
+                    Said::Handback(listener, client, past) => {
+                        let fact = self.handed_back(worker, listener, client, past);
+                        self.tell(fact);
+                    }
+                    Said::Room | Said::Retire | Said::Drained => {}
+                }
+            }
             let rescued = self.read_back(worker);
             let process = self.workers.0.get_mut().processes.remove(&worker).unwrap();
-            for client in process.hand {
+            for (_, client) in process.hand {
                 self.workers.0.get_mut().end(client, "cut");
             }
             self.tell(Event::Exited { worker, how: how.to_owned(), rescued });

@@ -66,7 +66,7 @@ fn unix_streams_are_streams_too() {
     let runtime = current_thread();
     let mut incoming = runtime.block_on(async { worker.into_incoming().unwrap() });
     let (mut client, server) = std::os::unix::net::UnixStream::pair().unwrap();
-    master.pass(&ToWorker::Connection { listener: "admin" }.encode(), server.as_fd());
+    master.pass(&ToWorker::Connection { listener: "admin", past: None }.encode(), server.as_fd());
     drop(server);
     client.write_all(b"x").unwrap();
     let stream = runtime.block_on(incoming.next()).unwrap();
@@ -152,4 +152,101 @@ fn without_a_runtime_it_says_so() {
     let (_master, worker) = cluster();
     let refusal = worker.into_incoming().unwrap_err().to_string();
     assert!(refusal.contains("no tokio runtime"), "{refusal}");
+}
+
+/// Held back, nobody has touched it: at a drain it goes to another worker at once.
+#[test]
+fn a_silent_stream_that_is_held_back_is_handed_back() {
+    let (master, worker) = cluster();
+    let runtime = current_thread();
+    let mut incoming = runtime.block_on(async { worker.when_readable().into_incoming().unwrap() });
+    master.hear_ready();
+    let mut client = master.dispatch();
+    master.drain_to_others(LONG);
+    assert!(runtime.block_on(incoming.next()).is_none());
+    let returned = master.hear_handback();
+    assert_eq!((returned.past.requests, returned.leftover.len()), (0, 0));
+    assert_eq!(master.hear(), ToMaster::Drained);
+
+    let (master, worker) = cluster();
+    let worker = serve(worker);
+    master.hear_ready();
+    master.pass_on(&returned);
+    client.write_all(b"x").unwrap();
+    assert_eq!(read_exact(&client), *b"X");
+    drop(client);
+    master.drain(LONG);
+    assert_eq!(master.hear_other(), ToMaster::Drained);
+    worker.join().unwrap();
+}
+
+/// Idle since another worker, and nobody takes it: closed at once, as idle ones are.
+#[test]
+fn an_idle_stream_that_is_held_back_does_not_hold_the_worker() {
+    let (master, worker) = cluster();
+    let runtime = current_thread();
+    let mut incoming = runtime.block_on(async { worker.when_readable().into_incoming().unwrap() });
+    let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+    let past = Past { idle_since: 0, requests: 1, leftover: 0 };
+    let (listener, socket) = ("web".to_owned(), server.into());
+    let returned = Returned { listener, past, socket, leftover: Vec::new() };
+    master.pass_on(&returned);
+    master.drain(LONG);
+    assert!(runtime.block_on(incoming.next()).is_none());
+    drop(returned);
+    assert_eq!(read_all(client), "");
+}
+
+/// What a stream left over is read first by the next, also where both ends are async.
+#[test]
+fn a_stream_leaves_with_what_was_read() {
+    let (master, worker) = cluster();
+    let runtime = current_thread();
+    let mut incoming = runtime.block_on(async { worker.into_incoming().unwrap() });
+    let mut client = master.dispatch();
+    client.write_all(b"abcdef").unwrap();
+    runtime.block_on(async {
+        let mut stream = incoming.next().await.unwrap();
+        assert!(!stream.handed_back() && !stream.can_hand_back());
+        let mut read = [0; 4];
+        stream.read_exact(&mut read).await.unwrap();
+        let kept = stream.hand_back(b"d").await.unwrap_err();
+        assert_eq!(kept.why.kind(), std::io::ErrorKind::Unsupported);
+        // Never asked again: it is served to its end.
+        let mut stream = kept.connection;
+        master.drain_to_others(LONG);
+        stream.until_draining().await;
+        assert!(!stream.can_hand_back());
+        stream.read_exact(&mut read[..3]).await.unwrap();
+        assert_eq!(&read[..3], b"def");
+    });
+    assert!(runtime.block_on(incoming.next()).is_none());
+    assert_eq!(read_all(&client), "", "closed");
+
+    let (master, worker) = cluster();
+    let mut incoming = runtime.block_on(async { worker.into_incoming().unwrap() });
+    let mut client = master.dispatch();
+    client.write_all(b"abcdef").unwrap();
+    runtime.block_on(async {
+        let mut stream = incoming.next().await.unwrap();
+        let mut read = [0; 4];
+        stream.read_exact(&mut read).await.unwrap();
+        master.drain_to_others(LONG);
+        stream.until_draining().await;
+        assert!(stream.hand_back(b"d").await.is_ok());
+    });
+    master.hear_ready();
+    let returned = master.hear_handback();
+    assert_eq!(returned.leftover, b"d");
+    let (master, worker) = cluster();
+    let mut incoming = runtime.block_on(async { worker.into_incoming().unwrap() });
+    master.pass_on(&returned);
+    runtime.block_on(async {
+        let mut stream = incoming.next().await.unwrap();
+        assert!(stream.handed_back());
+        stream.readable().await.unwrap();
+        let mut read = [0; 3];
+        stream.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"def");
+    });
 }

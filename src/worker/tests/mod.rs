@@ -5,9 +5,14 @@
 mod asynchronous;
 mod blocking;
 #[cfg(feature = "axum")]
+mod fuzz;
+mod handback;
+#[cfg(feature = "axum")]
 mod listener;
 #[cfg(feature = "daemon")]
 mod process;
+#[cfg(feature = "axum")]
+mod serve;
 mod table;
 
 use std::io::{IoSlice, Read, Write};
@@ -18,9 +23,10 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::{Place, Worker};
+use crate::sys::leftover::{pack, unpack};
 use crate::sys::socket::wait_readable;
 use crate::wire::channel::{End, Received, pair};
-use crate::wire::message::{LENGTH_MAX, ToMaster, ToWorker};
+use crate::wire::message::{LENGTH_MAX, Past, ToMaster, ToWorker};
 use crate::wire::scoreboard::{Counts, Scoreboard, SeatWords};
 
 /// Longer than anything here takes; a test that waits this long has failed.
@@ -35,6 +41,30 @@ pub struct Master {
 }
 
 const SEAT: u32 = 7;
+
+/// What a worker said.
+#[cfg(feature = "axum")]
+pub enum Heard {
+    Returned(Returned),
+    Said(ToMaster),
+}
+
+/// A connection that a worker has handed back.
+#[derive(Debug)]
+pub struct Returned {
+    pub listener: String,
+    pub past: Past,
+    pub socket: OwnedFd,
+    pub leftover: Vec<u8>,
+}
+
+impl Returned {
+    pub fn new(listener: String, past: Past, socket: OwnedFd, packed: Option<OwnedFd>) -> Returned {
+        assert_eq!(packed.is_some(), past.leftover > 0);
+        let leftover = packed.map(|packed| unpack(packed, past.leftover as usize).unwrap());
+        Returned { listener, past, socket, leftover: leftover.unwrap_or_default() }
+    }
+}
 
 /// A worker and its master; the worker has not said READY yet.
 pub fn cluster() -> (Master, Worker) {
@@ -72,8 +102,48 @@ impl Master {
         self.end.send(bytes).unwrap();
     }
 
+    /// A drain that takes connections back.
+    pub fn drain_to_others(&self, deadline: Duration) {
+        self.say(&ToWorker::Drain { deadline, handback: true });
+    }
+
+    /// The next message, which hands a connection back. Its leftover is unpacked.
+    pub fn hear_handback(&self) -> Returned {
+        loop {
+            let mut buffer = [0; LENGTH_MAX];
+            match self.end.receive(&mut buffer).unwrap() {
+                Received::Message { len, descriptor, second, .. } => {
+                    match ToMaster::decode(&buffer[..len]).unwrap() {
+                        ToMaster::Room => {}
+                        ToMaster::Handback { listener, past } => {
+                            return Returned::new(listener, past, descriptor.unwrap(), second);
+                        }
+                        other @ (ToMaster::Ready { .. }
+                        | ToMaster::Drained
+                        | ToMaster::Retire
+                        | ToMaster::Unknown(_)) => panic!("{other:?}"),
+                    }
+                }
+                Received::Empty => {
+                    wait_readable(&[self.end.as_fd()], Some(LONG)).unwrap();
+                    assert!(readable(self.end.as_fd()), "nothing is handed back");
+                }
+                Received::Closed => panic!("the worker is gone"),
+            }
+        }
+    }
+
+    /// Gives a connection that was handed back to this master's worker.
+    pub fn pass_on(&self, returned: &Returned) {
+        let Returned { listener, past, socket, leftover } = returned;
+        let message = ToWorker::Connection { listener, past: Some(*past) }.encode();
+        let packed = (!leftover.is_empty()).then(|| pack(leftover).unwrap());
+        let packed = packed.as_ref().map(AsFd::as_fd);
+        self.end.send_with(&message, socket.as_fd(), packed).unwrap();
+    }
+
     pub fn drain(&self, deadline: Duration) {
-        self.say(&ToWorker::Drain { deadline });
+        self.say(&ToWorker::Drain { deadline, handback: false });
     }
 
     pub fn pass(&self, message: &[u8], descriptor: BorrowedFd<'_>) {
@@ -81,7 +151,8 @@ impl Master {
         let control = [ControlMessage::ScmRights(&rights)];
         let slices = [IoSlice::new(message)];
         let end = self.end.as_fd().as_raw_fd();
-        sendmsg::<()>(end, &slices, &control, MsgFlags::MSG_DONTWAIT, None).unwrap();
+        // Waits while the worker's queue is full.
+        sendmsg::<()>(end, &slices, &control, MsgFlags::empty(), None).unwrap();
     }
 
     /// Connects a client, accepts it as the real master does (non-blocking), passes it on.
@@ -95,12 +166,50 @@ impl Master {
         client.set_read_timeout(Some(LONG)).unwrap();
         let (server, _) = self.listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
-        other.pass(&ToWorker::Connection { listener: "web" }.encode(), server.as_fd());
+        other.pass(&ToWorker::Connection { listener: "web", past: None }.encode(), server.as_fd());
         client
     }
 
     pub fn port(&self) -> u16 {
         self.listener.local_addr().unwrap().port()
+    }
+
+    /// Waits for the next message without a thread.
+    #[cfg(feature = "axum")]
+    pub async fn until_heard(&self) -> Heard {
+        let end = self.end.as_fd().try_clone_to_owned().unwrap();
+        let end = std::os::unix::net::UnixDatagram::from(end);
+        end.set_nonblocking(true).unwrap();
+        let end = tokio::net::UnixDatagram::from_std(end).unwrap();
+        loop {
+            let mut buffer = [0; LENGTH_MAX];
+            let received = end.try_io(tokio::io::Interest::READABLE, || {
+                match self.end.receive(&mut buffer).unwrap() {
+                    Received::Empty => Err(std::io::ErrorKind::WouldBlock.into()),
+                    received @ (Received::Message { .. } | Received::Closed) => Ok(received),
+                }
+            });
+            match received {
+                Ok(Received::Message { len, descriptor, second, .. }) => {
+                    return match ToMaster::decode(&buffer[..len]).unwrap() {
+                        ToMaster::Handback { listener, past } => {
+                            let socket = descriptor.unwrap();
+                            Heard::Returned(Returned::new(listener, past, socket, second))
+                        }
+                        other @ (ToMaster::Ready { .. }
+                        | ToMaster::Room
+                        | ToMaster::Drained
+                        | ToMaster::Retire
+                        | ToMaster::Unknown(_)) => Heard::Said(other),
+                    };
+                }
+                Ok(Received::Closed | Received::Empty) => panic!("the worker is gone"),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    end.readable().await.unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     /// The next message, if one is there.
@@ -141,6 +250,23 @@ impl Master {
             }
             assert_eq!(self.hear(), ToMaster::Room, "at {counts:?}");
         }
+    }
+
+    /// Passes on the other end of a Unix pair, which takes no port.
+    pub fn dispatch_unix(&self) -> std::os::unix::net::UnixStream {
+        let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+        client.set_read_timeout(Some(LONG)).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let message = ToWorker::Connection { listener: "web", past: None }.encode();
+        self.pass(&message, server.as_fd());
+        client
+    }
+
+    /// Whether the worker's queue towards us takes no further message.
+    pub fn is_full(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut end = [PollFd::new(self.duplicate.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut end, PollTimeout::ZERO).unwrap() == 0
     }
 
     /// The next message that is no ROOM.
