@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::machine::Machine;
 use crate::service::{
-    OURS, configure, drop_in, get, install, paced, pool, reload, serve, wait_answers, web,
+    OURS, PORT, configure, drop_in, get, install, paced, pool, reload, serve, wait_answers, web,
 };
+use crate::support::keep_alive::Clients;
 
 /// New connections a second.
 const RATE: u32 = 600;
@@ -60,6 +61,33 @@ fn a_reload_returns_when_all_workers_are_new_and_costs_nothing(machine: &Machine
         wait_answers(&load, 100);
     }
     all_answered(machine, "4 reloads", load);
+}
+
+fn nobody_who_is_connected_notices_a_reload(machine: &Machine) {
+    let own = std::env::current_exe().unwrap();
+    let mixed = own.parent().unwrap().parent().unwrap().join("examples/mixed");
+    if !mixed.exists() {
+        println!("LEFT OUT: the example mixed is not built; `cargo test` without --test does it");
+        return;
+    }
+    machine.put(mixed, "/usr/local/bin/mixed");
+    serve(machine, &pool("web", "\"/usr/local/bin/mixed\", \"serve\"", ""));
+    let clients = machine.within(|| Clients::connect(PORT, 50));
+    clients.wait(100);
+    for _ in 0..5 {
+        reload(machine).ok();
+        clients.wait(50);
+    }
+    let seen = clients.finish();
+    println!(
+        "{:?}: 5 reloads, 50 kept connections: {} answered, {} failed, {} closed",
+        machine.tree,
+        seen.answered,
+        seen.failed.len(),
+        seen.closed + seen.announced
+    );
+    assert_eq!(seen.failed, Vec::<String>::new());
+    assert_eq!(seen.closed + seen.announced, 0);
 }
 
 fn a_broken_deploy_leaves_the_old_version_serving_and_says_why(machine: &Machine) {
@@ -197,6 +225,7 @@ fn a_lost_service_comes_back_by_itself(machine: &Machine) {
 crate::scenarios! {
     the_first_client_starts_the_service,
     a_reload_returns_when_all_workers_are_new_and_costs_nothing,
+    nobody_who_is_connected_notices_a_reload,
     a_broken_deploy_leaves_the_old_version_serving_and_says_why,
     overlapping_reloads_all_return,
     sigusr1_to_every_process_is_a_rolling_restart_and_kills_nobody,
