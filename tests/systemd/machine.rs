@@ -107,8 +107,9 @@ impl Machine {
         let unshare = Command::new("sh")
             .arg("-c")
             .arg(
-                "echo $$ >\"$1/cgroup.procs\" && shift && exec setsid unshare --mount --pid --fork \
-                 --kill-child --uts --ipc --net --cgroup \"$@\"",
+                // It ends with this thread, also where the test is killed.
+                "echo $$ >\"$1/cgroup.procs\" && shift && exec setsid setpriv --pdeathsig KILL \
+                 unshare --mount --pid --fork --kill-child --uts --ipc --net --cgroup \"$@\"",
             )
             .arg("sh")
             .arg(&control_group)
