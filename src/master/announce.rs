@@ -70,7 +70,7 @@ impl Daemon {
                 self.pulse.watchdog_at = Some(self.now + interval);
             }
         }
-        if self.supervisor.next_limit().is_none() || !self.notify.has_manager() {
+        if !self.notify.has_manager() || self.supervisor.next_limit().is_none() {
             self.pulse.extend_at = None;
         } else if self.pulse.extend_at.is_none_or(|at| at <= self.now) {
             self.notify.extend(EXTENSION);

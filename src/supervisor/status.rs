@@ -135,8 +135,12 @@ impl Supervisor {
             Life::Sweeping | Life::Stopping => true,
             Life::Over => false,
         };
+        // Asked at every turn of the loop: nobody is looked at while nothing is under way.
+        if !is_under_way {
+            return None;
+        }
         let tries = self.goal.pools.values().filter_map(PoolGoal::next_try);
-        tries.chain(self.roster.next_deadline()).min().filter(|_| is_under_way)
+        tries.chain(self.roster.next_deadline()).min()
     }
 
     /// How far the rollout under way is, if one is.
