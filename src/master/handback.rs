@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::Daemon;
-use super::journal::{Level, MessageId};
+use super::journal::{CUT, Level, MessageId};
 use crate::kinds::native::{Client, Descriptors};
 use crate::supervisor::{Event, WorkerId};
 use crate::sys::socket::family_of;
@@ -21,12 +21,7 @@ impl Daemon {
     ) {
         let Descriptors { socket, leftover, swallowed } = descriptors;
         if swallowed {
-            let text = format!(
-                "a connection of {} is lost: no descriptor was left",
-                self.describe(worker)
-            );
-            self.journal
-                .say(self.about_worker(worker, Level::Error, text).id(MessageId::ConnectionsLost));
+            self.say_lost(worker, 1);
             return self.report(Event::HandedBack { worker, held: None });
         }
         let socket = socket.filter(|socket| family_of(socket.as_fd()).is_ok());
@@ -36,13 +31,28 @@ impl Daemon {
             return self.report(Event::HandedBack { worker, held: None });
         };
         let Some(id) = self.listeners.named(listener) else {
-            let text = format!("a connection of the closed listener {listener} was cut");
-            self.journal.say(
-                self.about_worker(worker, Level::Warning, text).id(MessageId::ConnectionsLost),
-            );
+            self.say_cut(worker, listener);
             return self.report(Event::HandedBack { worker, held: None });
         };
         let held = self.hold(id, Client { socket, past: Some(past), leftover });
         self.report(Event::HandedBack { worker, held: Some(held) });
+    }
+
+    /// Connections on their way from a worker were swallowed by the kernel.
+    pub(super) fn say_lost(&mut self, worker: WorkerId, count: u64) {
+        let who = self.describe(worker);
+        let text = match count {
+            1 => format!("a connection of {who} is lost: no descriptor was left"),
+            _ => format!("{count} connections of {who} are lost: no descriptor was left"),
+        };
+        let entry = self.about_worker(worker, Level::Error, text).id(MessageId::ConnectionsLost);
+        self.journal.say(entry.with(CUT, count));
+    }
+
+    /// A connection came back whose listener is no more: it belongs to no pool.
+    pub(super) fn say_cut(&mut self, worker: WorkerId, listener: &str) {
+        let text = format!("a connection of the closed listener {listener} was cut");
+        let entry = self.about_worker(worker, Level::Warning, text).id(MessageId::ConnectionsLost);
+        self.journal.say(entry.with(CUT, 1));
     }
 }

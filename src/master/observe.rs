@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 
-use super::journal::{CUT, Entry, LISTENER, Level, MessageId};
+use super::journal::{Entry, LISTENER, Level, MessageId};
 use super::{Daemon, Token};
 use crate::kinds::native::Client;
 use crate::kinds::native::{Heard, TakenBack};
@@ -253,19 +253,13 @@ impl Daemon {
             }
         };
         if lost > 0 {
-            let who = self.describe(id);
-            let text = format!("{lost} connections of {who} are lost: no descriptor was left");
-            let entry = self.about_worker(id, Level::Error, text).id(MessageId::ConnectionsLost);
-            self.journal.say(entry.with(CUT, lost));
+            self.say_lost(id, lost);
         }
         let mut held = Vec::new();
         for (name, client) in connections {
             match self.listeners.named(&name) {
                 Some(listener) => held.push(self.hold(listener, client)),
-                None => self.say(
-                    Level::Warning,
-                    format!("a connection of the closed listener {name} was cut"),
-                ),
+                None => self.say_cut(id, &name),
             }
         }
         (held, had_ping)

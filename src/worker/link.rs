@@ -323,6 +323,11 @@ impl Held {
         self.requests.fetch_add(count, Relaxed);
     }
 
+    /// The worker drains, and the master gives its connections to others.
+    pub fn is_wanted_back(&self) -> bool {
+        self.link.drain_told().is_some_and(|drain| drain.handback)
+    }
+
     /// Another worker gets it: it is in this one's hand no longer, but it is not finished.
     pub fn give_away(&self) {
         self.given_away.store(true, Relaxed);

@@ -156,7 +156,7 @@ impl Stream {
     /// connections to other workers, and no attempt with this one has failed.
     #[must_use]
     pub fn can_hand_back(&self) -> bool {
-        !self.is_kept && self.held.link().drain_told().is_some_and(|drain| drain.handback)
+        !self.is_kept && self.held.is_wanted_back()
     }
 
     /// Gives the connection to another worker, through the master. Its client notices nothing.
