@@ -72,7 +72,10 @@ impl Daemon {
                 self.must_roll = true;
                 self.tell_give_up(*pool, why);
             }
-            Record::Lost { .. }
+            Record::Joined(_)
+            | Record::Missing(_)
+            | Record::Resumed { .. }
+            | Record::Lost { .. }
             | Record::Stalled { .. }
             | Record::Draining { .. }
             | Record::Overdue { .. }
@@ -115,6 +118,14 @@ impl Daemon {
                 let text = format!("{} is ready", self.who(who));
                 self.about(who, Level::Info, text).id(MessageId::Ready)
             }
+            Record::Joined(who) => {
+                let text = format!("{} has come back", self.who(who));
+                self.about(who, Level::Info, text).id(MessageId::Joined)
+            }
+            Record::Missing(who) => {
+                let text = format!("{} has not come back; it is killed", self.who(who));
+                self.about(who, Level::Warning, text).id(MessageId::Missing)
+            }
             Record::StartFailed { who, why, retry } => {
                 let next = match retry {
                     Some(wait) => format!("; next try in {}", short(*wait)),
@@ -149,7 +160,8 @@ impl Daemon {
                 entry.with(IN_HAND, in_hand)
             }
             Record::Left { who, cut, handed_back } => self.left(who, *cut, *handed_back),
-            Record::RolloutBegun { .. }
+            Record::Resumed { .. }
+            | Record::RolloutBegun { .. }
             | Record::RolloutDone { .. }
             | Record::RollingBack { .. }
             | Record::RolledBack { .. }
@@ -200,6 +212,7 @@ impl Daemon {
                 let entry = Entry::new(Level::Notice, text).id(MessageId::RolloutDone);
                 entry.generation(generation.0).with_time(TOOK_USEC, *took)
             }
+            Record::Resumed { generation, took } => resumed(*generation, *took),
             Record::RollingBack { generation, why } => {
                 let text = format!("generation {} is rolled back: {why}", generation.0);
                 let entry = Entry::new(Level::Error, text).id(MessageId::RollingBack);
@@ -226,18 +239,15 @@ impl Daemon {
                 let entry = Entry::new(Level::Error, text).id(MessageId::GaveUp).pool(name);
                 entry.generation(generation.0).with(CAUSE, why).with(WORKERS, serving)
             }
-            Record::Resized { pool, workers } => {
-                let name = self.editions.name(*pool);
-                let text = format!("{name} has {workers} workers now");
-                let entry = Entry::new(Level::Notice, text).id(MessageId::Resized);
-                entry.pool(name).with(WORKERS, workers)
-            }
+            Record::Resized { pool, workers } => resized(self.editions.name(*pool), *workers),
             Record::Idle { quiet } => idle(*quiet),
             Record::Stopping { workers } => {
                 let text = format!("stopping: {workers} workers drain");
                 Entry::new(Level::Notice, text).id(MessageId::Stopping).with(WORKERS, workers)
             }
             Record::Ready(_)
+            | Record::Joined(_)
+            | Record::Missing(_)
             | Record::StartFailed { .. }
             | Record::Lost { .. }
             | Record::Stalled { .. }
@@ -264,17 +274,32 @@ fn idle(quiet: Duration) -> Entry {
     Entry::new(Level::Notice, text).id(MessageId::Idle).with_time(TOOK_USEC, quiet)
 }
 
+fn resized(pool: &str, workers: u32) -> Entry {
+    let text = format!("{pool} has {workers} workers now");
+    let entry = Entry::new(Level::Notice, text).id(MessageId::Resized);
+    entry.pool(pool).with(WORKERS, workers)
+}
+
+fn resumed(generation: Generation, took: Duration) -> Entry {
+    let text = format!("everything is as before the master was killed; it took {}", short(took));
+    let entry = Entry::new(Level::Notice, text).id(MessageId::Resumed);
+    entry.generation(generation.0).with_time(TOOK_USEC, took)
+}
+
 /// The worker that it is about.
 fn worker_of(record: &Record) -> Option<WorkerId> {
     match record {
         Record::Ready(who)
+        | Record::Joined(who)
+        | Record::Missing(who)
         | Record::StartFailed { who, .. }
         | Record::Lost { who, .. }
         | Record::Stalled { who, .. }
         | Record::Draining { who, .. }
         | Record::Overdue { who, .. }
         | Record::Left { who, .. } => Some(who.worker),
-        Record::RolloutBegun { .. }
+        Record::Resumed { .. }
+        | Record::RolloutBegun { .. }
         | Record::RolloutDone { .. }
         | Record::RollingBack { .. }
         | Record::RolledBack { .. }

@@ -82,6 +82,7 @@ impl Daemon {
         let state = match worker.phase {
             PhaseName::Serving if worker.is_stuck => "stalled",
             PhaseName::Starting => "starting",
+            PhaseName::Absent => "absent",
             PhaseName::Serving => "serving",
             PhaseName::Draining => "draining",
             PhaseName::Ending => "ending",

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{ConnectionId, Edition, Generation, ListenerId, PoolId, Seat, Slot, WishId, WorkerId};
 
 /// An order. Named in the imperative; a failure to carry it out is reported as a fact.
@@ -88,6 +90,29 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether it says that goal or roster have changed, not only where connections are.
+    pub(super) fn is_lasting(&self) -> bool {
+        match self {
+            Action::TakeBack { .. }
+            | Action::Dispatch { .. }
+            | Action::Refuse { .. }
+            | Action::Attend { .. } => false,
+            Action::Spawn(_)
+            | Action::Drain { .. }
+            | Action::Terminate { .. }
+            | Action::Kill { .. }
+            | Action::Close { .. }
+            | Action::Sweep
+            | Action::Forget { .. }
+            | Action::Reply { .. }
+            | Action::Announce(_)
+            | Action::Record(_)
+            | Action::Exit { .. } => true,
+        }
+    }
+}
+
 /// All about a worker to be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spawn {
@@ -104,9 +129,10 @@ pub struct Spawn {
 }
 
 /// What a listener's clients meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Attention {
     /// They wait in the kernel's queue.
+    #[default]
     Pause,
     /// They are accepted and dispatched.
     Accept,
@@ -126,7 +152,8 @@ pub enum Announcement {
 }
 
 /// A worker, as people know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Who {
     /// The process.
     pub worker: WorkerId,
@@ -163,6 +190,10 @@ pub enum Record {
         /// When the slot is tried again; `None`: not by itself.
         retry: Option<Duration>,
     },
+    /// A worker of a master that was killed is with this one again.
+    Joined(Who),
+    /// It has not come back in time and is killed.
+    Missing(Who),
     /// A serving worker is gone unasked.
     Lost {
         /// Who.
@@ -205,6 +236,13 @@ pub enum Record {
         handed_back: u64,
         /// Connections that it had taken and not finished.
         cut: u64,
+    },
+    /// After the master was killed, everything is as it was.
+    Resumed {
+        /// The newest generation.
+        generation: Generation,
+        /// How long it took.
+        took: Duration,
     },
     /// A rollout has begun; the first is the boot.
     RolloutBegun {

@@ -9,6 +9,11 @@ impl Chance {
         Chance(seed)
     }
 
+    /// With this seed it goes on as it would have.
+    pub(super) fn seed(&self) -> u64 {
+        self.0
+    }
+
     /// From 0 up to, not including, 1.
     pub(super) fn fraction(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

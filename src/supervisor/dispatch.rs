@@ -12,6 +12,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::action::{Action, Attention};
 use super::chance::mix;
 use super::event::{Held, Past};
@@ -29,22 +31,23 @@ const RETRY: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     /// Its serving workers, by slot.
-    candidates: Vec<WorkerId>,
+    pub(super) candidates: Vec<WorkerId>,
     /// Whose turn it was.
-    cursor: usize,
+    pub(super) cursor: usize,
     /// Connections that came back and wait for a worker, oldest first.
     pub(super) held: VecDeque<Held>,
     /// Of these, the first so many could not be sent and go out after the rest.
     pub(super) returned: usize,
     /// `waiting` is set on the scoreboard.
-    awaits_room: bool,
+    pub(super) awaits_room: bool,
     /// Until then nothing is accepted or sent.
-    resting_until: Option<Instant>,
+    pub(super) resting_until: Option<Instant>,
     pub(super) accounts: Accounts,
 }
 
 /// Where a pool's connections have gone: accepted = finished + in hand + held + refused + cut.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Accounts {
     /// Accepted from a listener.
     pub accepted: u64,
@@ -250,7 +253,7 @@ impl Supervisor {
     /// Renews the list of those who may be chosen, after a worker began or ceased to serve.
     pub(super) fn renew_candidates(&mut self, pool: PoolId) {
         let mut serving: Vec<&Worker> =
-            self.roster.of(pool).filter(|worker| worker.is_serving()).collect();
+            self.roster.of(pool).filter(|worker| worker.is_at_work()).collect();
         serving.sort_by_key(|worker| (worker.who.slot, worker.who.worker));
         let candidates = serving.iter().map(|worker| worker.who.worker).collect();
         self.desks.entry(pool).or_default().candidates = candidates;

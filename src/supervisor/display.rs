@@ -88,6 +88,8 @@ impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Record::Ready(who) => write!(f, "{who} ready"),
+            Record::Joined(who) => write!(f, "{who} joined"),
+            Record::Missing(who) => write!(f, "{who} missing"),
             Record::StartFailed { who, why, retry: Some(wait) } => {
                 write!(f, "{who} {why}; again in {:.1} s", wait.as_secs_f64())
             }
@@ -109,6 +111,9 @@ impl fmt::Display for Record {
             }
             Record::RolloutDone { generation, took } => {
                 write!(f, "rollout of {generation} done in {:.1} s", took.as_secs_f64())
+            }
+            Record::Resumed { generation, took } => {
+                write!(f, "resumed {generation} after {:.1} s", took.as_secs_f64())
             }
             Record::RollingBack { generation, why } => {
                 write!(f, "rolling back {generation}: {why}")

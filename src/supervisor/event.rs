@@ -1,9 +1,11 @@
 //! Facts, reported by the shell after they happened.
 
+use serde::{Deserialize, Serialize};
+
 use super::{ConnectionId, Edition, ListenerId, Policy, PoolId, WishId, WorkerId};
 
 /// A connection in the shell's hand that waits for a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// Where it came from.
     pub listener: ListenerId,
@@ -14,7 +16,7 @@ pub struct Held {
 }
 
 /// What a connection has behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Past {
     /// No worker has read from it.
     New,
@@ -72,6 +74,20 @@ pub enum Event {
         limit: u32,
         /// It hands live connections back at a drain, and takes those of others.
         handback: bool,
+    },
+    /// A worker of a master that was killed has found this one, and its queue was read back. Its
+    /// counters are exact: what it has not taken is not in its queue.
+    Joined {
+        /// The worker.
+        worker: WorkerId,
+        /// Connections it can hold at once, 0: as many as come.
+        limit: u32,
+        /// It hands live connections back at a drain, and takes those of others.
+        handback: bool,
+        /// Of those that it has taken, the ones that it handed back and a master has received.
+        handed_back: u64,
+        /// What it had not received, oldest first.
+        rescued: Vec<Held>,
     },
     /// A worker's READY cannot be accepted.
     Unfit {

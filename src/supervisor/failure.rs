@@ -92,7 +92,9 @@ impl Supervisor {
         board: &impl Board,
     ) {
         let count = rescued.len() as u64;
-        self.unsend(id, count);
+        if !self.welcome_rescued(id, count) {
+            self.unsend(id, count);
+        }
         let Some(worker) = self.roster.get(id).cloned() else {
             return self.hold_homeless(rescued);
         };
@@ -106,7 +108,10 @@ impl Supervisor {
             Phase::Serving { .. } => {
                 self.record(Record::Lost { who, why: how.to_owned(), cut, rescued: count });
                 self.roster.bury(id);
-                self.note_loss(&worker, how, now);
+                // Its end while no master was there is nobody's fault.
+                if !worker.is_absent() {
+                    self.note_loss(&worker, how, now);
+                }
             }
             Phase::Draining { .. } | Phase::Terminated { .. } | Phase::Killed => {
                 self.record(Record::Left { who, cut, handed_back: worker.handed_back });
@@ -126,6 +131,7 @@ impl Supervisor {
         let who = worker.who;
         let in_hand = worker.hand(board.counts(who.pool, worker.seat)).in_hand;
         match worker.phase() {
+            _ if worker.is_absent() => self.give_up_waiting(id),
             Phase::Starting { .. } => {
                 let limit = worker.plan.policy.start_timeout;
                 self.fail_start(id, format!("was not ready within {limit:?}"), now);

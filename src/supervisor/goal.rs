@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::chance::Chance;
 use super::{Edition, Generation, ListenerId, Policy, PoolId, Slot, WishId};
 
@@ -50,10 +52,13 @@ pub(super) struct Rollout {
 }
 
 /// Where a rollout is heading.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Course {
     /// There is nothing to go back to.
+    #[default]
     Boot,
+    /// To where it was before the master was killed.
+    Resume,
     /// To the new generation.
     Forward,
     /// Back to the settled plans.
@@ -84,19 +89,19 @@ pub(super) struct PoolGoal {
 /// How a generation of a pool behaves.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    losses: VecDeque<Instant>,
-    slots: BTreeMap<Slot, Trouble>,
+    pub(super) losses: VecDeque<Instant>,
+    pub(super) slots: BTreeMap<Slot, Trouble>,
     /// Why it is not started again.
     pub(super) gave_up: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Trouble {
+pub(super) struct Trouble {
     /// Failed starts in a row.
-    failed: u32,
+    pub(super) failed: u32,
     /// Failed starts and quick losses in a row.
-    strikes: u32,
-    not_before: Option<Instant>,
+    pub(super) strikes: u32,
+    pub(super) not_before: Option<Instant>,
 }
 
 /// What a failure led to.

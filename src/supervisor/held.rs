@@ -133,7 +133,7 @@ impl Supervisor {
         let mut takers = self
             .roster
             .of(pool)
-            .filter(|it| it.is_serving() && it.plan.policy.listeners.contains(&held.listener))
+            .filter(|it| it.is_at_work() && it.plan.policy.listeners.contains(&held.listener))
             .peekable();
         takers.peek().is_some() && !takers.any(|worker| worker.understands(held.past))
     }

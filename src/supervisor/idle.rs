@@ -15,16 +15,17 @@ use std::time::{Duration, Instant};
 
 use super::action::{Attention, Record};
 use super::goal::PoolGoal;
+use super::roster::Worker;
 use super::{Board, Life, PoolId, Supervisor};
 
 /// What is known about the service's being used.
 #[derive(Debug)]
 pub(super) struct Idle {
-    after: Duration,
+    pub(super) after: Duration,
     /// From when on nobody has used it.
-    since: Instant,
-    look_at: Instant,
-    accepted: u64,
+    pub(super) since: Instant,
+    pub(super) look_at: Instant,
+    pub(super) accepted: u64,
 }
 
 impl Supervisor {
@@ -88,7 +89,9 @@ impl Supervisor {
     }
 
     fn may_end(&self) -> bool {
-        self.goal.rollout.is_none()
+        // Who has not come back yet may be full of clients.
+        !self.roster.iter().any(Worker::is_absent)
+            && self.goal.rollout.is_none()
             && self.goal.next.is_none()
             && !self.is_in_doubt
             && self.goal.pools.values().all(PoolGoal::may_end)

@@ -15,8 +15,10 @@
 //! turn: that costs nothing when nothing is due.
 //!
 //! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `seats`, `reconcile`, `rollout`,
-//! `failure`, `dispatch`, `doors`, `held`, `stall`, `idle`.
+//! `failure`, `dispatch`, `doors`, `held`, `stall`, `idle`, `snapshot`,
+//! `restore`, `absence`.
 
+mod absence;
 mod action;
 mod chance;
 mod dispatch;
@@ -29,9 +31,11 @@ mod held;
 mod idle;
 mod policy;
 mod reconcile;
+mod restore;
 mod rollout;
 mod roster;
 mod seats;
+mod snapshot;
 mod stall;
 mod status;
 #[cfg(test)]
@@ -48,7 +52,9 @@ pub use policy::{
     Balance, ConnectionId, Edition, Generation, ListenerId, Policy, PoolId, Seat, Slot,
     Unavailable, WishId, WorkerId,
 };
+pub use restore::How;
 pub use seats::SEATS;
+pub use snapshot::Snapshot;
 pub use status::{PhaseName, PoolProgress, PoolStatus, Progress, Status, WorkerStatus};
 
 use chance::Chance;
@@ -124,6 +130,8 @@ pub struct Supervisor {
     progress_check: Option<Instant>,
     /// The earliest of all deadlines, kept so that asking is cheap.
     deadline: Option<Instant>,
+    /// Counts what the pass has changed.
+    revision: u64,
 }
 
 impl Supervisor {
@@ -148,6 +156,7 @@ impl Supervisor {
             actions: VecDeque::new(),
             progress_check: None,
             deadline: None,
+            revision: 0,
         }
     }
 
@@ -170,6 +179,9 @@ impl Supervisor {
             Event::Unfit { worker, why } => self.dismiss(worker, why, now),
             Event::Ready { worker, limit, handback } => {
                 self.promote(worker, limit, handback, now);
+            }
+            Event::Joined { worker, limit, handback, handed_back, rescued } => {
+                self.rejoin(worker, limit, handback, handed_back, rescued, board);
             }
             Event::RetireRequested { worker } => self.note_due(worker, now),
             Event::Drained { worker } => self.roster.note_drained(worker, now),
@@ -196,6 +208,7 @@ impl Supervisor {
             }
             Event::Refused { listener } => return self.note_refused(listener),
         }
+        self.revision += 1;
         self.reconcile(now, board);
     }
 
@@ -204,14 +217,18 @@ impl Supervisor {
         if self.deadline.is_none_or(|deadline| deadline > now) {
             return;
         }
-        for worker in self.roster.overdue(now) {
+        let overdue = self.roster.overdue(now);
+        for &worker in &overdue {
             self.escalate(worker, now, board);
         }
-        self.goal_timeout(now);
+        let is_news = self.goal_timeout(now) || !overdue.is_empty();
+        let before = self.actions.len();
         self.check_progress(now, board);
         self.dispatch_timeout(now, board);
         self.check_idle(now, board);
         self.reconcile(now, board);
+        let is_news = is_news || self.actions.iter().skip(before).any(Action::is_lasting);
+        self.revision += u64::from(is_news);
     }
 
     /// The next order, if any.

@@ -10,10 +10,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $letter:literal, $repr:ty) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(
+            Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
         pub struct $name(pub $repr);
 
         impl fmt::Display for $name {
@@ -68,7 +73,7 @@ id!(
 );
 
 /// How a pool's connections are spread over its workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Balance {
     /// To the worker with the fewest connections in hand.
     #[default]
@@ -80,7 +85,7 @@ pub enum Balance {
 }
 
 /// What happens to clients whom no worker can take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unavailable {
     /// They wait in the kernel's queue.
     #[default]
@@ -90,7 +95,8 @@ pub enum Unavailable {
 }
 
 /// The part of a pool's configuration that decisions depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Policy {
     /// The pool's name.
     pub name: String,

@@ -122,7 +122,9 @@ impl Supervisor {
         for worker in self.roster.of(pool) {
             let who = worker.who;
             let is_surplus = who.slot.0 > span;
-            if worker.is_serving() {
+            if worker.is_absent() {
+                // It cannot be told anything: that follows when it is back.
+            } else if worker.is_serving() {
                 if is_surplus {
                     leaving.push((who.worker, Reason::Surplus));
                 } else if self.is_succeeded(worker) {
@@ -153,7 +155,7 @@ impl Supervisor {
         };
         self.roster
             .in_slot(who.pool, who.slot)
-            .filter(|other| other.is_serving())
+            .filter(|other| other.is_at_work())
             .any(|other| other.who.worker != who.worker && rank(other) > rank(worker))
     }
 
@@ -168,7 +170,7 @@ impl Supervisor {
         let serving: Vec<(WorkerId, Reason)> = self
             .roster
             .iter()
-            .filter(|worker| worker.is_serving())
+            .filter(|worker| worker.is_at_work())
             .map(|worker| (worker.who.worker, Reason::Stop))
             .collect();
         self.drain(&serving, now);
@@ -259,7 +261,7 @@ impl Supervisor {
         let listeners = &worker.plan.policy.listeners;
         let others = || {
             let others = self.roster.of(worker.who.pool).filter(move |it| it.who.worker != id);
-            others.filter(|other| other.is_serving() && !other.is_suspect() && able(other))
+            others.filter(|other| other.is_at_work() && !other.is_suspect() && able(other))
         };
         !listeners.is_empty()
             && listeners.iter().all(|listener| {
@@ -303,13 +305,17 @@ impl Supervisor {
     }
 
     /// Moves plans that have proven themselves, and ends waits.
-    pub(super) fn goal_timeout(&mut self, now: Instant) {
+    /// Whether there were any.
+    pub(super) fn goal_timeout(&mut self, now: Instant) -> bool {
+        let mut any = false;
         for pool in self.goal.pools.values_mut() {
+            any |= pool.next_deadline().is_some_and(|at| at <= now);
             pool.expire(now);
             if pool.proven_at.is_some_and(|at| at <= now) {
                 pool.prove();
             }
         }
+        any
     }
 
     #[cfg(debug_assertions)]

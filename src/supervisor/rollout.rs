@@ -115,7 +115,11 @@ impl Supervisor {
         let generation = rollout.generation;
         let is_done = rollout.course == Course::Forward;
         let outcome = match rollout.course {
-            Course::Boot if !is_serving => Err("no pool got ready".to_owned()),
+            Course::Boot | Course::Resume if !is_serving => Err("no pool got ready".to_owned()),
+            Course::Resume => {
+                self.record(Record::Resumed { generation, took });
+                Ok(generation)
+            }
             Course::Boot | Course::Forward => {
                 self.is_in_doubt = false;
                 self.record(Record::RolloutDone { generation, took });
@@ -141,12 +145,13 @@ impl Supervisor {
         let Some(goal) = self.goal.pools.get(&pool) else { return true };
         let Some(wanted) = &goal.wanted else { return true };
         if goal.is_hopeless(wanted.generation) && *course != Course::Forward {
-            return !self.roster.of(pool).any(Worker::is_starting);
+            let may_come = |worker: &Worker| worker.is_starting() || worker.is_absent();
+            return !self.roster.of(pool).any(may_come);
         }
         (1..=goal.size()).map(Slot).all(|slot| {
             self.roster
                 .in_slot(pool, slot)
-                .any(|worker| worker.is_serving() && goal.wants(worker.who.generation))
+                .any(|worker| worker.is_at_work() && goal.wants(worker.who.generation))
         })
     }
 

@@ -34,6 +34,9 @@ pub(super) struct Worker {
     pub(super) seat: Seat,
     pub(super) plan: Arc<Plan>,
     phase: Phase,
+    /// The master that it knew was killed, and it has not found this one yet. Until then it is
+    /// waited for; it fills its slot, and can be given and told nothing.
+    absent: Option<Instant>,
     /// It asked to be replaced.
     pub(super) due: bool,
     /// It hands live connections back, and takes those of others.
@@ -71,12 +74,53 @@ pub(super) struct Hand {
 }
 
 impl Worker {
+    /// One that nothing was sent to yet.
+    pub(super) fn new(
+        who: Who,
+        seat: Seat,
+        plan: Arc<Plan>,
+        phase: Phase,
+        absent: Option<Instant>,
+    ) -> Worker {
+        let (due, dispatched, messages, limit, stuck) = (false, 0, 0, 0, None);
+        let (handback, handed_back) = (false, 0);
+        Worker {
+            who,
+            seat,
+            plan,
+            phase,
+            absent,
+            due,
+            handback,
+            dispatched,
+            handed_back,
+            messages,
+            limit,
+            stuck,
+        }
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.phase
     }
 
     pub(super) fn is_serving(&self) -> bool {
         matches!(self.phase, Phase::Serving { .. })
+    }
+
+    /// Whether it has not come back yet, from a master that was killed.
+    pub(super) fn is_absent(&self) -> bool {
+        self.absent.is_some()
+    }
+
+    /// Until when it is waited for.
+    pub(super) fn absent_until(&self) -> Option<Instant> {
+        self.absent
+    }
+
+    /// Whether it serves and can be spoken to.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.is_serving() && !self.is_absent()
     }
 
     pub(super) fn is_starting(&self) -> bool {
@@ -114,6 +158,7 @@ impl Worker {
 
     fn deadline(&self) -> Option<Instant> {
         match self.phase {
+            _ if self.absent.is_some() => self.absent,
             Phase::Starting { deadline }
             | Phase::Draining { deadline }
             | Phase::Terminated { deadline } => Some(deadline),
@@ -165,7 +210,7 @@ impl Roster {
     }
 
     pub(super) fn serving(&self, pool: PoolId) -> u32 {
-        count(self.of(pool).filter(|worker| worker.is_serving()))
+        count(self.of(pool).filter(|worker| worker.is_at_work()))
     }
 
     /// Generations that are leaving while a newer worker of their pool is there.
@@ -202,23 +247,46 @@ impl Roster {
         let id = WorkerId(self.last);
         let who = Who { worker: id, pool, slot, generation: plan.generation };
         let phase = Phase::Starting { deadline: now + plan.policy.start_timeout };
-        let (due, dispatched, messages, limit, stuck) = (false, 0, 0, 0, None);
-        let (handback, handed_back) = (false, 0);
-        let worker = Worker {
-            who,
-            seat,
-            plan,
-            phase,
-            due,
-            handback,
-            dispatched,
-            handed_back,
-            messages,
-            limit,
-            stuck,
-        };
         self.places.entry((pool, slot)).or_default().push(id);
-        self.workers.entry(id).or_insert(worker)
+        self.workers.entry(id).or_insert(Worker::new(who, seat, plan, phase, None))
+    }
+
+    /// The last id that was given, and whose turn it is in each pool's seats.
+    pub(super) fn turns(&self) -> (u64, BTreeMap<PoolId, u32>) {
+        (self.last, self.seats.iter().map(|(&pool, seats)| (pool, seats.next())).collect())
+    }
+
+    /// As it was, with these workers.
+    pub(super) fn restore(workers: Vec<Worker>, last: u64, turns: BTreeMap<PoolId, u32>) -> Roster {
+        let mut roster = Roster { last, ..Roster::default() };
+        for (pool, next) in turns {
+            let sitting = workers.iter().filter(|worker| worker.who.pool == pool);
+            let taken = sitting.map(|worker| worker.seat).collect();
+            roster.seats.insert(pool, Seats::restore(taken, next));
+        }
+        for worker in workers {
+            let who = worker.who;
+            roster.places.entry((who.pool, who.slot)).or_default().push(who.worker);
+            roster.workers.insert(who.worker, worker);
+        }
+        roster
+    }
+
+    /// Everybody is away, and is waited for until then.
+    pub(super) fn miss_all(&mut self, until: Instant) {
+        for worker in self.workers.values_mut() {
+            worker.absent = Some(until);
+        }
+    }
+
+    /// It is back. Whether it was away.
+    pub(super) fn join(&mut self, id: WorkerId, limit: u32) -> bool {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_absent()) else {
+            return false;
+        };
+        worker.absent = None;
+        worker.limit = limit_of(&worker.plan, limit);
+        true
     }
 
     /// Starting → Serving. Not if it was told to leave before it was ready, or said so twice.
@@ -227,11 +295,7 @@ impl Roster {
             return false;
         };
         worker.phase = Phase::Serving { since: now };
-        worker.limit = [worker.plan.policy.max_connections, limit]
-            .into_iter()
-            .filter(|&limit| limit > 0)
-            .min()
-            .map_or(u64::MAX, u64::from);
+        worker.limit = limit_of(&worker.plan, limit);
         true
     }
 
@@ -263,7 +327,7 @@ impl Roster {
     /// Any → Killed.
     pub(super) fn kill(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.phase = Phase::Killed;
+            (worker.phase, worker.absent) = (Phase::Killed, None);
         }
     }
 
@@ -282,6 +346,12 @@ impl Roster {
         }
         Some(worker)
     }
+}
+
+/// Connections that a worker can hold which announces `limit`.
+fn limit_of(plan: &Plan, limit: u32) -> u64 {
+    let limits = [plan.policy.max_connections, limit].into_iter().filter(|&limit| limit > 0);
+    limits.min().map_or(u64::MAX, u64::from)
 }
 
 /// How long before the end of its drain timeout a worker is sent SIGTERM.

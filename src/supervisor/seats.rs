@@ -45,6 +45,16 @@ impl Seats {
         seat
     }
 
+    /// As they were: who sits where, and whose turn it is.
+    pub(super) fn restore(taken: BTreeSet<Seat>, next: u32) -> Seats {
+        Seats { taken, next }
+    }
+
+    /// The one after the last that was handed out.
+    pub(super) fn next(&self) -> u32 {
+        self.next
+    }
+
     pub(super) fn leave(&mut self, seat: Seat) {
         self.taken.remove(&seat);
     }

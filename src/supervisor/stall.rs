@@ -34,7 +34,7 @@ impl Supervisor {
         let ids: Vec<(PoolId, WorkerId)> = self
             .roster
             .iter()
-            .filter(|worker| worker.is_serving())
+            .filter(|worker| worker.is_at_work())
             .map(|worker| (worker.who.pool, worker.who.worker))
             .collect();
         let mut something_waits = false;

@@ -99,6 +99,8 @@ pub struct WorkerStatus {
 pub enum PhaseName {
     /// Not ready yet.
     Starting,
+    /// Serves on from before the master was killed, and has not come back yet.
+    Absent,
     /// Takes connections.
     Serving,
     /// Finishes what it has.
@@ -153,7 +155,7 @@ impl Supervisor {
         {
             let is_done = |slot: &Slot| {
                 let mut workers = self.roster.in_slot(pool, *slot);
-                workers.any(|worker| worker.is_serving() && goal.wants(worker.who.generation))
+                workers.any(|worker| worker.is_at_work() && goal.wants(worker.who.generation))
             };
             let total = goal.size();
             let done = (1..=total).map(Slot).filter(is_done).count();
@@ -164,7 +166,7 @@ impl Supervisor {
         let total = pools.iter().map(|pool| pool.total).sum();
         let going_back = match &rollout.course {
             Course::Back { why } => Some(why.clone()),
-            Course::Boot | Course::Forward => None,
+            Course::Boot | Course::Resume | Course::Forward => None,
         };
         Some(Progress { generation: rollout.generation, done, total, pools, going_back })
     }
@@ -179,6 +181,7 @@ impl Supervisor {
             in_hand += hand.in_hand;
             accounts.finished += hand.finished;
             let (phase, serving_for) = match worker.phase() {
+                _ if worker.is_absent() => (PhaseName::Absent, None),
                 Phase::Starting { .. } => (PhaseName::Starting, None),
                 Phase::Serving { since } => {
                     (PhaseName::Serving, Some(now.saturating_duration_since(since)))

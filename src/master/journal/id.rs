@@ -35,6 +35,18 @@ message_ids! {
     Ready = "7d7ec1520d3d445aa3653f0b3348ddf4",
     /// A worker did not get ready.
     StartFailed = "8c1a2badbf3545518f3c021ea5d24391",
+    /// A worker of a master that was killed is with this one again.
+    Joined = "2feded3c6211498e866eff1d9e896d38",
+    /// Such a worker has not come back in time.
+    Missing = "dcbf010d30fb4af3a14ef8de14c1b8d8",
+    /// After the master was killed, everything is as it was.
+    Resumed = "0a708730f4334bd792c1c5a29f16a1f4",
+    /// What a killed master left could not be gone on with.
+    StateUnused = "00aff20f32e14a5f916e6437eaf5d39b",
+    /// The master has replaced its own image.
+    Upgraded = "45fc184da3d24683a3a7c0f27e973fef",
+    /// The master has not replaced its own image.
+    UpgradeFailed = "04af6dc683bf44ac98ce6f19dd00fdb2",
     /// A serving worker is gone unasked.
     Lost = "30ffe87526084ce897c6fb99e373b978",
     /// A worker takes nothing while connections wait for it; it is killed.

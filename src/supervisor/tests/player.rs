@@ -143,6 +143,8 @@ impl Player {
             "connect" => self.connect(words)?,
             "wait" => self.wait(first?)?,
             "status" => self.status(),
+            "upgrade" => self.upgrade(),
+            "crash" => self.crash(words)?,
             _ => {
                 let ids: Vec<WorkerId> =
                     words.iter().map_while(|word| Some(WorkerId(id(word)?))).collect();
@@ -174,6 +176,15 @@ impl Player {
                 let rescued = self.read_back(worker);
                 self.note_came_back("rescued", &rescued, worker);
                 self.tell(Event::Exited { worker, how: how.to_owned(), rescued });
+            }
+            // `joined w1`, `joined w1 handback`, `joined w1 handed-back=2`
+            "joined" => {
+                let rescued = self.read_back(worker);
+                self.note_came_back("rescued", &rescued, worker);
+                let handed_back =
+                    rest.strip_prefix("handed-back=").map_or(Some(0), |n| n.parse().ok())?;
+                let (limit, handback) = (0, !rest.is_empty());
+                self.tell(Event::Joined { worker, limit, handback, handed_back, rescued });
             }
             "retire" => self.tell(Event::RetireRequested { worker }),
             // `hand-back w1 from l1`, `hand-back w1 from l1 leftover`, `hand-back w1 lost`

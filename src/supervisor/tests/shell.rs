@@ -72,6 +72,10 @@ pub struct World {
     /// When a client was accepted last, or was seen in hand.
     pub used_at: Instant,
     pub is_loud: bool,
+    /// What the next master finds after this one was killed: the state after the last pass that
+    /// counted.
+    pub may_crash: bool,
+    pub kept: Option<(u64, Snapshot, Instant)>,
 }
 
 impl World {
@@ -89,6 +93,7 @@ impl World {
             self.mind.handle_event(fact, self.now, &self.workers);
             facts.extend(self.perform());
         }
+        self.keep_state();
     }
 
     /// Carries out what is ordered; answers the facts that follow. Whether anything was ordered is
@@ -192,7 +197,10 @@ impl World {
                 self.forward = self.is_reloading.then_some(Forward { generation, pools });
             }
             Record::Idle { quiet } => self.check_idle(quiet),
-            Record::RolloutDone { .. } | Record::RollingBack { .. } | Record::Stopping { .. } => {
+            Record::Resumed { .. }
+            | Record::RolloutDone { .. }
+            | Record::RollingBack { .. }
+            | Record::Stopping { .. } => {
                 self.has_failed |= matches!(record, Record::RollingBack { .. });
                 self.forward = None;
             }
@@ -201,6 +209,8 @@ impl World {
             }
             Record::GaveUp { pool, generation, .. } => _ = self.gave_up.insert((pool, generation)),
             Record::Ready(_)
+            | Record::Joined(_)
+            | Record::Missing(_)
             | Record::StartFailed { .. }
             | Record::Lost { .. }
             | Record::Stalled { .. }

@@ -111,6 +111,7 @@ impl World {
             let inner = self.workers.0.borrow();
             let idle = inner.processes.values().find(|it| {
                 it.is_serving
+                    && !it.is_absent
                     && it.lives()
                     && !it.is_stopped
                     && !it.is_draining

@@ -2,7 +2,7 @@
 //! line for everything that happens.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 
 use super::super::*;
@@ -90,6 +90,46 @@ impl Player {
             | Action::Record(_)
             | Action::Exit { .. } => None,
         }
+    }
+
+    /// What another program would read.
+    fn snapshot(&self) -> Snapshot {
+        let text = serde_json::to_string(&self.supervisor.snapshot(self.now)).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The next image of the master goes on.
+    pub fn upgrade(&mut self) {
+        let before = format!("{:?}", self.supervisor.snapshot(self.now));
+        let mind = Supervisor::restore(self.snapshot(), self.now, How::Carried).unwrap();
+        assert_eq!(
+            format!("{:?}", mind.snapshot(self.now)),
+            before,
+            "something is lost on the way"
+        );
+        assert_eq!(
+            mind.status(self.now, &self.boards),
+            self.supervisor.status(self.now, &self.boards)
+        );
+        self.supervisor = mind;
+        self.perform();
+    }
+
+    /// The master is killed; the next one waits for these workers.
+    pub fn crash(&mut self, awaited: &[&str]) -> Option<()> {
+        let awaited: Option<BTreeSet<WorkerId>> = awaited
+            .iter()
+            .map(|word| Some(WorkerId(word.strip_prefix('w')?.parse().ok()?)))
+            .collect();
+        let awaited = awaited?;
+        self.held.clear();
+        self.seats.retain(|worker, _| awaited.contains(worker));
+        self.channels.retain(|worker, _| awaited.contains(worker));
+        let how = How::Orphaned { now: self.now, awaited };
+        self.supervisor = Supervisor::restore(self.snapshot(), self.now, how).unwrap();
+        self.supervisor.handle_timeout(self.now, &self.boards);
+        self.perform();
+        Some(())
     }
 
     fn take_back(&mut self, worker: WorkerId, ping: bool) -> Option<Event> {

@@ -60,6 +60,10 @@ pub struct Process {
     pub is_serving: bool,
     pub is_draining: bool,
     pub is_stopped: bool,
+    /// Its master was killed, and it has not come to the next one.
+    pub is_absent: bool,
+    /// Those whom it has given back, and some master has heard of.
+    pub handed_back_before: u64,
     /// It is dead, and this is how.
     pub died: Option<&'static str>,
     /// What it does by itself, and when: get ready or die.
@@ -87,6 +91,8 @@ impl Process {
             is_serving: false,
             is_draining: false,
             is_stopped: false,
+            is_absent: false,
+            handed_back_before: 0,
             died: None,
             alarm: None,
             channel: VecDeque::new(),

@@ -50,6 +50,8 @@ impl World {
             calm: false,
             futile: 0,
             is_loud,
+            may_crash: seed % 3 == 0,
+            kept: None,
         }
     }
 
@@ -70,7 +72,12 @@ impl World {
             96..=97 => self.reload(),
             98 => self.resize(),
             _ => {
-                if self.dice.one_in(30) {
+                match self.dice.below(4) {
+                    0 => self.crash(),
+                    1 => self.upgrade(),
+                    _ => {}
+                }
+                if self.exit.is_none() && self.dice.one_in(30) {
                     self.stop();
                 }
             }
@@ -172,6 +179,9 @@ impl World {
     pub fn listen(&mut self) -> bool {
         let mut any = false;
         for worker in self.ids() {
+            if self.with(worker, |it| it.is_absent) && !self.join(worker) {
+                continue;
+            }
             while let Some(said) = self
                 .workers
                 .0
@@ -228,8 +238,10 @@ impl World {
         // Sometimes there is no descriptor for it.
         if !self.calm && self.dice.one_in(30) {
             self.workers.0.get_mut().end(client, "lost");
+            self.with(worker, |it| it.handed_back_before += 1);
             return Event::HandedBack { worker, held: None };
         }
+        self.with(worker, |it| it.handed_back_before += 1);
         let held = Some(self.keep(listener, client, past));
         Event::HandedBack { worker, held }
     }
@@ -258,6 +270,15 @@ impl World {
         for worker in self.ids() {
             let Some(how) = self.with(worker, |it| it.died) else { continue };
             any = true;
+            if self.with(worker, |it| it.is_absent) {
+                self.forget_process(worker, "cut");
+                let (how, rescued) = (how.to_owned(), Vec::new());
+                self.tell(Event::Exited { worker, how, rescued });
+                if self.exit.is_some() {
+                    return true;
+                }
+                continue;
+            }
             // What it said before is heard first, as the channel is read before the pidfd.
             let said = self.with(worker, |it| std::mem::take(&mut it.outbox));
             for said in said {
@@ -333,7 +354,7 @@ impl World {
         }
     }
 
-    fn time_out(&mut self) {
+    pub fn time_out(&mut self) {
         if self.mind.poll_timeout().is_none_or(|at| at > self.now) {
             return;
         }
@@ -348,5 +369,6 @@ impl World {
                 self.tell(fact);
             }
         }
+        self.keep_state();
     }
 }
