@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{Mistake, quote};
 
 /// Bytes in the path of a Unix socket: `sun_path` less its final zero.
@@ -23,7 +25,7 @@ const FORMS: &str = "write for example 127.0.0.1:8080, [::1]:8080, 8080 (all int
                      /run/app.sock or @name";
 
 /// A listen entry: the name of an inherited socket, or an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listen {
     /// The entry as written; first looked up among the names of inherited sockets.
     pub text: String,
@@ -65,7 +67,7 @@ impl Listen {
 }
 
 /// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Address {
     /// `127.0.0.1:8080` or `[::1]:8080`.
     Tcp(SocketAddr),

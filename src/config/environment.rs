@@ -10,6 +10,8 @@ use std::iter::Peekable;
 use std::path::PathBuf;
 use std::str::CharIndices;
 
+use serde::{Deserialize, Serialize};
+
 use super::entry::{Entry, Fault, Read, Section};
 use super::error::{Mistake, Report, quote};
 use super::source::Source;
@@ -23,7 +25,7 @@ const PROTOCOL: &[&str] =
     &["RCLUSTER_*", "LISTEN_*", "NOTIFY_SOCKET", "WATCHDOG_*", "NODE_CHANNEL_FD"];
 
 /// A file of `environment-file`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvironmentFile {
     /// The file, absolute.
     pub path: PathBuf,

@@ -29,6 +29,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::supervisor::Policy;
 
 pub use address::{Address, Listen};
@@ -44,7 +46,8 @@ use error::Place;
 pub const MOST_WORKERS: u32 = 1024;
 
 /// A whole configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// What `[master]` says.
     pub master: MasterSettings,
@@ -85,7 +88,8 @@ impl Config {
 }
 
 /// What `[master]` says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MasterSettings {
     /// End after this time without a connection. `None`: never.
     pub idle_exit: Option<std::time::Duration>,
@@ -97,6 +101,7 @@ pub struct MasterSettings {
     pub control_mode: u32,
     /// The group of the control socket. `None`: the master's own.
     pub control_group: Option<String>,
+    #[serde(skip)]
     places: Places,
 }
 
@@ -114,7 +119,7 @@ impl Default for MasterSettings {
 }
 
 /// Where the workers' output goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Log {
     /// Through the master, line by line, with the worker's name.
     #[default]
@@ -126,7 +131,7 @@ pub enum Log {
 }
 
 /// How a pool's workers are started and spoken to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// They use the worker library.
     #[default]
@@ -148,7 +153,7 @@ impl FromStr for Kind {
 }
 
 /// Who accepts connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Accept {
     /// The master, which passes them on.
     #[default]
@@ -193,7 +198,8 @@ impl FromStr for Workers {
 }
 
 /// One pool: workers that share a command and listeners.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pool {
     /// Its name.
     pub name: String,
@@ -224,7 +230,15 @@ pub struct Pool {
     pub answer: Option<Vec<u8>>,
     /// What decisions depend on; without listeners, which only the shell knows.
     pub policy: Policy,
+    #[serde(skip)]
     places: Places,
+}
+
+impl Default for Pool {
+    /// A pool without a name and without a command.
+    fn default() -> Self {
+        Pool::new(String::new(), Vec::new())
+    }
 }
 
 impl Pool {

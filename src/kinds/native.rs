@@ -32,7 +32,7 @@ pub(crate) struct Worker {
     pub(crate) words: SeatWords,
     pub(crate) channel: Sender,
     /// A duplicate of the worker's end: the queue outlives the worker, and can be read back.
-    theirs: OwnedFd,
+    pub(crate) theirs: OwnedFd,
     /// It sent something that is no message; said once.
     pub(crate) is_notorious: bool,
     /// It cannot be spoken to any more and was killed for it.
@@ -110,6 +110,23 @@ impl Worker {
         keep.extend([inherited, board]);
         let ignore = IGNORED.to_vec();
         let process = Process::start(command, Preparation { keep, directory, identity, ignore })?;
+        let channel = Sender::new(ours)?;
+        let (is_notorious, is_expelled, is_reaped) = (false, false, false);
+        Ok(Worker { who, process, words, channel, theirs, is_notorious, is_expelled, is_reaped })
+    }
+
+    /// One that runs already, and the descriptors that somebody kept for us: our end of its channel,
+    /// and a duplicate of its own.
+    ///
+    /// # Errors
+    /// When the socket cannot be made non-blocking.
+    pub(crate) fn resumed(
+        who: Who,
+        process: Process,
+        words: SeatWords,
+        ours: OwnedFd,
+        theirs: OwnedFd,
+    ) -> io::Result<Worker> {
         let channel = Sender::new(ours)?;
         let (is_notorious, is_expelled, is_reaped) = (false, false, false);
         Ok(Worker { who, process, words, channel, theirs, is_notorious, is_expelled, is_reaped })

@@ -11,7 +11,7 @@ const _: () = assert!(SEATS == crate::wire::scoreboard::SEATS);
 
 /// A board for each pool that ever had a worker.
 #[derive(Debug, Default)]
-pub(crate) struct Boards(BTreeMap<PoolId, (Scoreboard, Vec<SeatWords>)>);
+pub(crate) struct Boards(pub(super) BTreeMap<PoolId, (Scoreboard, Vec<SeatWords>)>);
 
 impl Boards {
     /// The pool's board, made when it is first asked for, and the words of `seat` on it.

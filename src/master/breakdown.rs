@@ -16,11 +16,13 @@ impl Daemon {
     pub(super) fn run(mut self) -> Result<(), Error> {
         match guard(|| self.boot().and_then(|()| self.serve())) {
             Ok(Ok(())) => {
+                self.discard_state();
                 self.keep_listeners();
                 self.notify.finish(self.now);
                 Ok(())
             }
             Ok(Err(why)) => {
+                self.discard_state();
                 self.keep_listeners();
                 self.notify.fail(&why);
                 Err(Error::Failed(why))

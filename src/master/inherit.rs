@@ -19,9 +19,9 @@ use crate::config::Address;
 use crate::sys::ancillary::take_over;
 use crate::sys::listen::{Local, check_listening, local};
 
-/// What the names of stored descriptors begin with: read ends of workers' log pipes, and listening
-/// sockets that rcluster bound itself.
-pub(crate) const STORED: [&str; 2] = [LOGS, LISTENERS];
+/// What the names of stored descriptors begin with: read ends of workers' log pipes, listening
+/// sockets that rcluster bound itself, and the state of a master that was killed.
+pub(crate) const STORED: [&str; 3] = [LOGS, LISTENERS, super::state::kept::NAME];
 /// Of log pipes.
 pub(crate) const LOGS: &str = "rcluster-log.";
 /// Of listening sockets.
@@ -39,9 +39,9 @@ pub(crate) struct Inherited {
 /// Everything that was inherited and nobody has taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Inheritance {
-    sockets: Vec<Inherited>,
+    pub(super) sockets: Vec<Inherited>,
     /// What came out of the descriptor store, by name.
-    stored: Vec<(String, OwnedFd)>,
+    pub(super) stored: Vec<(String, OwnedFd)>,
 }
 
 impl Inheritance {

@@ -23,10 +23,10 @@ use crate::wire::message::ToWorker;
 /// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     /// Its entry in the configuration, and the name that workers are told.
     pub(crate) name: String,
-    origin: Origin,
+    pub(super) origin: Origin,
     /// What its clients meet now.
     pub(crate) attention: Attention,
     /// The message with which its connections are passed on.
@@ -38,7 +38,7 @@ pub(crate) struct Listener {
 }
 
 #[derive(Debug)]
-enum Origin {
+pub(super) enum Origin {
     /// systemd holds it, too; it outlives us. With its own name and place, to be put back.
     Inherited(Option<String>, Local),
     /// Ours alone.
@@ -68,13 +68,13 @@ impl AsFd for Listener {
 #[derive(Debug)]
 pub(crate) struct Listeners {
     pub(crate) inheritance: Inheritance,
-    stored: Stored,
+    pub(super) stored: Stored,
     /// Names that systemd's store is to forget.
-    discarded: Vec<String>,
+    pub(super) discarded: Vec<String>,
     /// There may be a store: what it keeps must be found as it was left.
-    may_be_kept: bool,
-    open: BTreeMap<ListenerId, Listener>,
-    last: u32,
+    pub(super) may_be_kept: bool,
+    pub(super) open: BTreeMap<ListenerId, Listener>,
+    pub(super) last: u32,
 }
 
 impl Listeners {
@@ -157,15 +157,26 @@ impl Listeners {
     }
 
     fn open_entry(&mut self, pool: &Pool, entry: &Listen) -> Result<Vec<ListenerId>, String> {
+        let found = self.find(&pool.name, entry)?;
+        let open = found.into_iter().map(|(socket, origin)| self.insert(entry, socket, origin));
+        Ok(open.collect())
+    }
+
+    /// The sockets that an entry of this pool's stands for: inherited, kept or bound now.
+    pub(super) fn find(
+        &mut self,
+        pool: &str,
+        entry: &Listen,
+    ) -> Result<Vec<(OwnedFd, Origin)>, String> {
         let inherited = self.inheritance.claim(&entry.text, entry.address.as_ref());
         if !inherited.is_empty() {
-            let open = inherited.into_iter().map(|Inherited { name, socket, local }| {
-                self.insert(entry, socket, Origin::Inherited(name, local))
-            });
-            return Ok(open.collect());
+            let sockets = inherited
+                .into_iter()
+                .map(|Inherited { name, socket, local }| (socket, Origin::Inherited(name, local)));
+            return Ok(sockets.collect());
         }
         let Some(address) = &entry.address else {
-            return Err(self.inheritance.miss(&pool.name, &entry.text));
+            return Err(self.inheritance.miss(pool, &entry.text));
         };
         let found = self.stored.claim(address);
         let is_stored = found.is_some();
@@ -178,13 +189,13 @@ impl Listeners {
             Address::Tcp(_) | Address::Port(_) | Address::Abstract(_) => None,
         };
         let name = name_of(address);
-        Ok(vec![self.insert(entry, socket, Origin::Bound { file, name, is_stored })])
+        Ok(vec![(socket, Origin::Bound { file, name, is_stored })])
     }
 
     /// Why an address cannot be had, and what to do.
     fn refusal(
         &self,
-        pool: &Pool,
+        pool: &str,
         entry: &Listen,
         address: &Address,
         error: &std::io::Error,
@@ -206,7 +217,7 @@ impl Listeners {
             _ => "",
         };
         let why = why(error);
-        format!("pool {} cannot listen on {}: {why}{remedy}", pool.name, entry.text)
+        format!("pool {pool} cannot listen on {}: {why}{remedy}", entry.text)
     }
 
     /// The entry under which this service itself listens at that port or path.

@@ -14,12 +14,15 @@
 //! journal, record      what is said              report            how things are
 //! announce, notify     what systemd is told      outbox            the way to systemd
 //! output               where workers' output goes    handback     live connections on their way
+//! boot, state          how it begins, goes on        absent       who has not come back yet
 //! ```
 
+mod absent;
 mod accounts;
 mod announce;
 mod api;
 mod boards;
+mod boot;
 mod breakdown;
 mod commands;
 mod control;
@@ -39,6 +42,7 @@ mod prepare;
 mod record;
 mod report;
 mod signals;
+mod state;
 mod stored;
 mod token;
 
@@ -49,23 +53,26 @@ use std::time::Instant;
 
 pub use api::Master;
 
-use crate::config::{Config, MasterSettings, Problems};
+use crate::config::{Config, Problems};
 use crate::kinds::native::{Client, Worker};
 use crate::supervisor::{
     ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
 };
 use crate::sys::poller::Poller;
+use absent::Absent;
 use announce::Pulse;
 use boards::Boards;
+use boot::Left;
 use control::Control;
 use inherit::Inheritance;
-use journal::{Journal, Level};
+use journal::Journal;
 use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
 use output::Outputs;
 use prepare::Editions;
 use signals::Signals;
+use state::kept::Kept;
 use token::Token;
 
 /// Where the configuration comes from, now and at every reload.
@@ -159,6 +166,8 @@ pub(crate) struct Daemon {
     signals: Signals,
     listeners: Listeners,
     workers: BTreeMap<WorkerId, Worker>,
+    /// Those of a killed master that have not come yet.
+    absent: BTreeMap<WorkerId, Absent>,
     held: BTreeMap<ConnectionId, (ListenerId, Client)>,
     last_connection: u64,
     lingering: Lingering,
@@ -189,6 +198,14 @@ pub(crate) struct Daemon {
     /// A terminal controlled this process when it started: SIGHUP means that it was closed.
     has_terminal: bool,
     was_told_to_stop: bool,
+    /// What a killed master has left, until it is gone on with.
+    left: Left,
+    /// It was gone on with.
+    is_resumed: bool,
+    /// Where the state is kept for the case of a crash, and which one.
+    kept: Option<Kept>,
+    kept_revision: Option<u64>,
+    attempts: u32,
     /// Orders are being carried out.
     is_performing: bool,
     started: Instant,
@@ -206,12 +223,18 @@ pub(crate) struct Daemon {
 pub fn run(options: Options) -> Result<(), Error> {
     // The handlers stand before anything else: until then SIGUSR1 would end the process.
     let signals = signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
-    let inheritance = Inheritance::take()?;
+    let mut inheritance = Inheritance::take()?;
     let mut notify = Notify::from_env()?;
-    let config = options.source.load().map_err(Error::Configuration);
+    let may_be_kept = notify.has_manager();
+    let left = Left::find(&mut inheritance, options.control.as_deref(), may_be_kept);
+    let config = match &left.state {
+        // A crash must not depend on a deploy.
+        Some(state) => Ok(state.config.clone()),
+        None => options.source.load().map_err(Error::Configuration),
+    };
     let daemon = config.and_then(|config| {
-        let may_be_kept = notify.has_manager();
-        Ok(Daemon::new(options, config, signals, Listeners::new(inheritance, may_be_kept))?)
+        let listeners = Listeners::new(inheritance, may_be_kept);
+        Ok(Daemon::new(options, config, signals, listeners, left)?)
     });
     match daemon {
         Ok(daemon) => Daemon { notify, ..daemon }.run(),
@@ -228,6 +251,7 @@ impl Daemon {
         config: Config,
         signals: Signals,
         listeners: Listeners,
+        left: Left,
     ) -> Result<Daemon, String> {
         let fail = |what: &str, error: std::io::Error| format!("{what}: {error}");
         let settings = &config.master;
@@ -238,12 +262,13 @@ impl Daemon {
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
         Ok(Daemon {
-            supervisor: mind(settings),
+            supervisor: boot::mind(settings),
             boards: Boards::default(),
             poller: Poller::new().map_err(|error| fail("epoll", error))?,
             signals,
             listeners,
             workers: BTreeMap::new(),
+            absent: BTreeMap::new(),
             held: BTreeMap::new(),
             last_connection: 0,
             lingering: Lingering::default(),
@@ -269,53 +294,16 @@ impl Daemon {
             // The kernel takes it away before it sends SIGHUP, so it is asked for now.
             has_terminal: std::fs::File::open("/dev/tty").is_ok(),
             was_told_to_stop: false,
+            left,
+            is_resumed: false,
+            kept: None,
+            kept_revision: None,
+            attempts: 0,
             is_performing: false,
             started: now,
             now,
             ended: None,
         })
-    }
-
-    /// Takes over everything and makes the first wish.
-    fn boot(&mut self) -> Result<(), String> {
-        match crate::sys::limits::raise_descriptor_limit() {
-            Ok(limit) if limit < 1024 => self.say(
-                Level::Warning,
-                format!("only {limit} descriptors are allowed; raise LimitNOFILE="),
-            ),
-            Ok(_) => {}
-            Err(error) => {
-                self.say(Level::Warning, format!("the descriptor limit stays: {error}"));
-            }
-        }
-        if std::env::var_os("INVOCATION_ID").is_none() {
-            match crate::sys::process::become_subreaper() {
-                Ok(()) => self.is_subreaper = true,
-                Err(error) => {
-                    self.say(Level::Warning, format!("orphans of workers are not seen: {error}"));
-                }
-            }
-        }
-        self.watch_own()?;
-        self.follow_orphans();
-        let config = Arc::new(self.config.clone());
-        self.listeners.discard_unused(&config);
-        let prepared = self.editions.prepare(&config, &[], &[], &mut self.listeners)?;
-        let edition = prepared.edition;
-        self.wish(Wish { client: None, config, names: Vec::new(), edition }, prepared);
-        Ok(())
-    }
-
-    fn watch_own(&mut self) -> Result<(), String> {
-        let watch = || -> std::io::Result<()> {
-            self.poller.add(self.signals.get_read(), Token::Signals.encode())?;
-            self.poller.add(&self.journal, Token::Journal.encode())?;
-            if let Some(control) = &self.control {
-                self.poller.add(control.listener(), Token::Control.encode())?;
-            }
-            Ok(())
-        };
-        watch().map_err(|error| format!("epoll: {error}"))
     }
 
     /// The loop.
@@ -324,6 +312,7 @@ impl Daemon {
         loop {
             self.perform_all();
             self.keep_listeners();
+            self.keep_state();
             if let Some(ending) = self.ended.take() {
                 return ending;
             }
@@ -364,19 +353,4 @@ impl Daemon {
         self.resume_control();
         self.notify.retry(self.now);
     }
-}
-
-fn mind(settings: &MasterSettings) -> Supervisor {
-    let seed = u64::from(std::process::id()) ^ unique_number();
-    let supervisor = Supervisor::new(settings.generations as usize, seed);
-    match settings.idle_exit {
-        Some(after) => supervisor.with_idle_exit(after),
-        None => supervisor,
-    }
-}
-
-/// Differs from one start to the next: the addresses of a fresh process and its clock.
-fn unique_number() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
 }

@@ -209,11 +209,15 @@ impl Daemon {
     /// A worker's process has ended. Its words come first, then what it never received, then its
     /// counters; only then is the exit a fact.
     fn observe_process(&mut self, id: WorkerId) {
+        if self.observe_absent(id) {
+            return;
+        }
         let Some(worker) = self.workers.get(&id) else { return };
         let how = match worker.process.reap() {
             Ok(None) => return,
             Ok(Some(Ending::Status(status))) => format!("exited with status {status}"),
             Ok(Some(Ending::Signal(signal))) => format!("was killed by {signal}"),
+            Ok(Some(Ending::Unknown)) => "is gone".to_owned(),
             Err(error) => format!("is gone ({error})"),
         };
         if let Some(worker) = self.workers.get_mut(&id) {
@@ -305,11 +309,13 @@ impl Daemon {
             self.journal.say(Entry::new(Level::Notice, text).id(MessageId::StopAsked));
             return self.report(Event::StopRequested);
         }
-        for worker in self.workers.values() {
+        let here = self.workers.values().map(|worker| &worker.process);
+        let all = here.chain(self.absent.values().map(|absent| &absent.process));
+        for process in all {
             // A group that is gone needs no signal.
-            let _ = worker.process.signal_group(Signal::SIGKILL);
+            let _ = process.signal_group(Signal::SIGKILL);
         }
-        let count = self.workers.len();
+        let count = self.workers.len() + self.absent.len();
         self.ended = Some(Err(format!("{name} came twice: {count} workers were killed")));
     }
 }

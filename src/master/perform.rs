@@ -203,8 +203,11 @@ impl Daemon {
     }
 
     fn signal(&mut self, id: WorkerId, signal: Signal) {
-        let Some(worker) = self.workers.get(&id).filter(|worker| !worker.is_reaped) else { return };
-        if let Err(error) = worker.process.signal_group(signal) {
+        if self.workers.get(&id).is_some_and(|worker| worker.is_reaped) {
+            return;
+        }
+        let Some(process) = self.process(id) else { return };
+        if let Err(error) = process.signal_group(signal) {
             // A group without a leader that could be signalled is about to be reaped.
             if error.raw_os_error() != Some(nix::libc::ESRCH) {
                 let who = self.describe(id);

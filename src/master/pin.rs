@@ -42,44 +42,55 @@ const PRIVATE: &[&str] = &[
     "LISTEN_FDS_FIRST_FD",
     "FDSTORE",
     "NODE_CHANNEL_FD",
+    super::state::STATE_VARIABLE,
+    super::state::REHEARSAL_VARIABLE,
 ];
 
 /// Everything that a pool's workers of one generation are started from.
 #[derive(Debug)]
 pub(crate) struct Pinned {
-    program: Result<Program, String>,
-    arguments: Vec<OsString>,
-    directory: Option<OwnedFd>,
-    environment: Vec<(OsString, OsString)>,
+    pub(super) program: Result<Program, String>,
+    pub(super) arguments: Vec<OsString>,
+    pub(super) directory: Option<Directory>,
+    pub(super) environment: Vec<(OsString, OsString)>,
     pub(crate) identity: Option<Identity>,
+}
+
+/// A working directory, opened.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) path: PathBuf,
+    pub(super) handle: OwnedFd,
+    /// Device and inode.
+    pub(super) place: (u64, u64),
 }
 
 /// A file, opened; and what it was when it was opened.
 #[derive(Debug)]
-struct Held {
-    path: PathBuf,
-    file: File,
-    stamp: Stamp,
+pub(super) struct Held {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) stamp: Stamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
+pub(super) struct Stamp {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    pub(super) modified: (i64, i64),
 }
 
 #[derive(Debug)]
-struct Program {
-    held: Held,
-    interpreter: Option<Interpreter>,
+pub(super) struct Program {
+    pub(super) held: Held,
+    pub(super) interpreter: Option<Interpreter>,
 }
 
 #[derive(Debug)]
-struct Interpreter {
-    held: Held,
-    argument: Option<OsString>,
+pub(super) struct Interpreter {
+    pub(super) held: Held,
+    pub(super) argument: Option<OsString>,
 }
 
 impl Pinned {
@@ -113,7 +124,8 @@ impl Pinned {
             && self.arguments == other.arguments
             && self.environment == other.environment
             && self.identity == other.identity
-            && place_of(self.directory.as_ref()) == place_of(other.directory.as_ref())
+            && self.directory.as_ref().map(|it| it.place)
+                == other.directory.as_ref().map(|it| it.place)
     }
 
     /// What of it has been overwritten in place since, for people.
@@ -141,14 +153,8 @@ impl Pinned {
     /// # Errors
     /// When no descriptor is left.
     pub(crate) fn directory(&self) -> io::Result<Option<OwnedFd>> {
-        self.directory.as_ref().map(OwnedFd::try_clone).transpose()
+        self.directory.as_ref().map(|directory| directory.handle.try_clone()).transpose()
     }
-}
-
-/// Which directory an open one is.
-fn place_of(directory: Option<&OwnedFd>) -> Option<(u64, u64)> {
-    let metadata = File::from(directory?.try_clone().ok()?).metadata().ok()?;
-    Some((metadata.dev(), metadata.ino()))
 }
 
 impl Program {
@@ -203,7 +209,7 @@ impl Program {
 }
 
 impl Held {
-    fn open(path: &Path) -> io::Result<Held> {
+    pub(super) fn open(path: &Path) -> io::Result<Held> {
         // A program may be executable without being readable; then a handle must do.
         let file = File::open(path).or_else(|error| {
             if error.kind() == io::ErrorKind::PermissionDenied {
@@ -301,11 +307,20 @@ fn resolve_argument(word: OsString, base: Option<&Path>) -> OsString {
     }
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd, String> {
-    let flags = libc::O_PATH | libc::O_DIRECTORY;
-    File::options().read(true).custom_flags(flags).open(path).map(OwnedFd::from).map_err(|error| {
+fn open_directory(path: &Path) -> Result<Directory, String> {
+    Directory::open(path).map_err(|error| {
         format!("working-directory {} cannot be opened: {}", path.display(), why(&error))
     })
+}
+
+impl Directory {
+    pub(super) fn open(path: &Path) -> io::Result<Directory> {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let handle = File::options().read(true).custom_flags(flags).open(path)?;
+        let metadata = handle.metadata()?;
+        let place = (metadata.dev(), metadata.ino());
+        Ok(Directory { path: path.to_owned(), handle: handle.into(), place })
+    }
 }
 
 /// The workers' environment, without what belongs to one worker.

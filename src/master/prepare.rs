@@ -18,11 +18,11 @@ pub(crate) struct Prepared {
 /// Pools by name, and what was pinned for each edition.
 #[derive(Debug, Default)]
 pub(crate) struct Editions {
-    names: Vec<String>,
-    pinned: BTreeMap<Edition, BTreeMap<PoolId, Pinned>>,
+    pub(super) names: Vec<String>,
+    pub(super) pinned: BTreeMap<Edition, BTreeMap<PoolId, Pinned>>,
     /// What each pool's completed rollout was made from.
-    settled: BTreeMap<PoolId, Edition>,
-    last: u64,
+    pub(super) settled: BTreeMap<PoolId, Edition>,
+    pub(super) last: u64,
 }
 
 impl Editions {

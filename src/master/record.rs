@@ -20,9 +20,9 @@ impl Daemon {
     fn who(&self, who: &Who) -> String {
         let pool = self.editions.name(who.pool);
         let generation = who.generation.0;
-        match self.workers.get(&who.worker) {
-            Some(worker) => {
-                let pid = worker.process.id();
+        match self.process(who.worker) {
+            Some(process) => {
+                let pid = process.id();
                 format!("{pool}/{} (pid {pid}, generation {generation})", who.slot.0)
             }
             None => format!("{pool}/{} (generation {generation})", who.slot.0),
@@ -98,8 +98,8 @@ impl Daemon {
             .pool(self.editions.name(who.pool))
             .slot(who.slot.0)
             .generation(who.generation.0);
-        match self.workers.get(&who.worker) {
-            Some(worker) => entry.with(OBJECT_PID, worker.process.id()),
+        match self.process(who.worker) {
+            Some(process) => entry.with(OBJECT_PID, process.id()),
             None => entry,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Daemon;
 use crate::supervisor::{PhaseName, PoolId, PoolStatus, Progress, Status, WorkerStatus};
+use crate::sys::process::Process;
 use crate::wire::control as wire;
 
 /// A sentence names so many pools at most.
@@ -89,7 +90,7 @@ impl Daemon {
         };
         wire::Worker {
             slot: worker.slot.0,
-            pid: process.map_or(0, |process| process.process.id()),
+            pid: self.process(worker.worker).map_or(0, Process::id),
             generation: worker.generation.0,
             state: state.to_owned(),
             serving_for: worker.serving_for.map(|time| time.as_secs_f64()),

@@ -18,8 +18,8 @@ use crate::sys::listen::{check_listening, local, stop_listening};
 /// A socket's file, by which it is known even if another takes its name.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
-    path: PathBuf,
-    device_and_inode: (u64, u64),
+    pub(super) path: PathBuf,
+    pub(super) device_and_inode: (u64, u64),
 }
 
 impl SocketFile {
@@ -54,7 +54,7 @@ pub(crate) fn name_of(address: &Address) -> Option<String> {
 
 /// What systemd has given back and nobody has claimed yet.
 #[derive(Debug, Default)]
-pub(crate) struct Stored(Vec<(String, OwnedFd)>);
+pub(crate) struct Stored(pub(super) Vec<(String, OwnedFd)>);
 
 impl Stored {
     pub(crate) fn new(found: Vec<(String, OwnedFd)>) -> Stored {

@@ -235,6 +235,12 @@ impl Supervisor {
         self.revision
     }
 
+    /// Whether everything is as wanted, as far as it can be had, and everybody is there.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.goal.rollout.is_none() && !self.roster.iter().any(Worker::is_absent)
+    }
+
     /// Everything that this mind knows, while no order is outstanding.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {

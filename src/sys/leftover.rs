@@ -21,8 +21,16 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK
 /// # Errors
 /// When the system has no memory or descriptors left.
 pub fn pack(bytes: &[u8]) -> io::Result<OwnedFd> {
+    pack_as(c"rcluster-leftover", bytes)
+}
+
+/// The same, under a name that people see in `/proc/PID/fd`.
+///
+/// # Errors
+/// When the system has no memory or descriptors left.
+pub fn pack_as(name: &std::ffi::CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut file = File::from(memfd_create(c"rcluster-leftover", flags)?);
+    let mut file = File::from(memfd_create(name, flags)?);
     file.write_all(bytes)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
     Ok(file.into())

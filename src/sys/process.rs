@@ -4,6 +4,10 @@
 //! such handle; a group is only signalled while its leader is not reaped, so that its number cannot
 //! have been given away.
 //!
+//! A master that comes after one that was killed finds workers that are not its children. A process is
+//! known for certain by its number together with the moment of its start, which is looked up after
+//! the pidfd was opened; that it has ended is told by its pidfd, how it ended is not.
+//!
 //! nix's `waitid` answers EINVAL for a child that a real-time signal killed, and so never lets go
 //! of it; hence one of our own, which takes every number.
 
@@ -14,6 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, killpg, signal, sigprocmask};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setpgid, setresgid, setresuid};
 
@@ -24,6 +29,8 @@ pub enum Ending {
     Status(i32),
     /// A signal killed it.
     Signal(AnySignal),
+    /// It was not our child, so nobody tells.
+    Unknown,
 }
 
 /// A signal by its number; real-time signals have no name, and nix's [`Signal`] has none of them.
@@ -53,7 +60,7 @@ pub struct Preparation {
 }
 
 /// A user to become. Supplementary groups, group, then user: the order that leaves nothing behind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// User id.
     pub user: u32,
@@ -68,6 +75,9 @@ pub struct Identity {
 pub struct Process {
     id: Pid,
     pidfd: OwnedFd,
+    /// In clock ticks since the machine started: `/proc/PID/stat`. 0: not known.
+    begun: u64,
+    is_child: bool,
 }
 
 impl Process {
@@ -112,13 +122,49 @@ impl Process {
         let id = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         // A child that is not reaped keeps its number, so this opens the right process.
         match open_pidfd(id) {
-            Ok(pidfd) => Ok(Process { id, pidfd }),
+            Ok(pidfd) => {
+                let begun = begun(id).unwrap_or(0);
+                Ok(Process { id, pidfd, begun, is_child: true })
+            }
             Err(error) => {
                 let _ = killpg(id, Signal::SIGKILL);
                 let _ = nix::sys::wait::waitpid(id, None);
                 Err(error)
             }
         }
+    }
+
+    /// A process that runs and is not our child, by its number and its [`Process::begun`].
+    ///
+    /// # Errors
+    /// `NotFound` when that process is gone.
+    pub fn find(id: u32, began: u64) -> io::Result<Process> {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let id = Pid::from_raw(i32::try_from(id).ok().filter(|&id| id > 0).ok_or_else(gone)?);
+        let pidfd = open_pidfd(id).map_err(|_| gone())?;
+        // Only now: the number may have been given away before the pidfd was opened, not since.
+        if began == 0 || begun(id) != Some(began) || has_ended(&pidfd)? {
+            return Err(gone());
+        }
+        Ok(Process { id, pidfd, begun: began, is_child: false })
+    }
+
+    /// One that an earlier image of this process knew, by the pidfd that it had.
+    #[must_use]
+    pub fn resumed(id: u32, began: u64, pidfd: OwnedFd, is_child: bool) -> Process {
+        Process { id: Pid::from_raw(id.cast_signed()), pidfd, begun: began, is_child }
+    }
+
+    /// When it was started, in clock ticks since the machine was. 0: that is not known.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// Whether its end is ours to learn.
+    #[must_use]
+    pub fn is_child(&self) -> bool {
+        self.is_child
     }
 
     /// Its process id, for people.
@@ -140,6 +186,9 @@ impl Process {
     /// # Errors
     /// Those of `waitid(2)`.
     pub fn reap(&self) -> io::Result<Option<Ending>> {
+        if !self.is_child {
+            return self.bury_stranger();
+        }
         let this = Which::Process(self.pidfd.as_fd());
         if ended(this, Then::Leave)?.is_none() {
             return Ok(None);
@@ -151,6 +200,43 @@ impl Process {
         }
         Ok(ended(this, Then::Release)?.map(|(_, ending)| ending))
     }
+}
+
+impl Process {
+    /// Whether a process that is not our child has ended; kills what is left of its group.
+    fn bury_stranger(&self) -> io::Result<Option<Ending>> {
+        if !has_ended(&self.pidfd)? {
+            return Ok(None);
+        }
+        // A number is not given away while a group bears it. Where it has been, the group was empty.
+        if begun(self.id).is_none_or(|now| now == self.begun) {
+            match killpg(self.id, Signal::SIGKILL) {
+                Ok(()) | Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EPERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(Ending::Unknown))
+    }
+}
+
+/// Whether the process has ended, reaped or not.
+fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
+    let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut polled, PollTimeout::ZERO) {
+            Ok(count) => return Ok(count > 0),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// When a process was started (proc_pid_stat(5), field 22).
+fn begun(id: Pid) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The second field is the program's name in brackets, whatever that contains.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 impl AsFd for Process {
@@ -297,10 +383,27 @@ mod tests {
         {
             match ending(shell(script), Preparation::default()) {
                 Ending::Signal(signal) => assert_eq!(signal.to_string(), wanted),
-                Ending::Status(status) => panic!("{script}: exited with {status}"),
+                other @ (Ending::Status(_) | Ending::Unknown) => panic!("{script}: {other:?}"),
             }
         }
         assert_eq!(ending(shell("exit 3"), Preparation::default()), Ending::Status(3));
+    }
+
+    #[test]
+    fn a_process_that_is_no_child_is_known_by_number_and_start() {
+        let mut child = shell("sleep 600").spawn().unwrap();
+        let id = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let when = begun(id).unwrap();
+        let found = Process::find(child.id(), when).unwrap();
+        assert_eq!(found.reap().unwrap(), None);
+        let error = Process::find(child.id(), when + 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "another one of that number");
+        child.kill().unwrap();
+        wait_readable(&[found.as_fd()], Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(found.reap().unwrap(), Some(Ending::Unknown));
+        assert!(Process::find(child.id(), when).is_err(), "it has ended");
+        child.wait().unwrap();
+        assert!(Process::find(child.id(), when).is_err(), "it is gone");
     }
 
     #[test]

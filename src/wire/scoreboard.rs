@@ -95,6 +95,14 @@ impl Scoreboard {
     }
 }
 
+impl Scoreboard {
+    /// The device and inode of its memory: by these one is known again.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        nix::sys::stat::fstat(self.as_fd()).map_or((0, 0), |it| (it.st_dev, it.st_ino))
+    }
+}
+
 impl AsFd for Scoreboard {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -22,6 +22,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::id::MessageId;
 use crate::wire::{GENERATION_VARIABLE, POOL_VARIABLE, SLOT_VARIABLE};
 
@@ -38,7 +40,7 @@ pub(crate) const DROPPED: &str = "RCLUSTER_DROPPED";
 pub(crate) const LINE_BREAK: &str = "RCLUSTER_LINE_BREAK";
 
 /// How much a record matters: syslog's levels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Level {
     Emergency = 0,
     Alert = 1,
@@ -72,7 +74,8 @@ impl Level {
 }
 
 /// A worker, as far as its output tells whose it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Origin {
     pub(crate) pool: String,
     pub(crate) slot: u32,

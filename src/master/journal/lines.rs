@@ -11,6 +11,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::entry::Level;
 
 /// Bytes of a line, and of a record of several lines, at most; journald's own limit.
@@ -24,7 +26,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(50);
 const CONTINUATIONS: [&[u8]; 3] = [b" ", b"\t", b"Caused by:"];
 
 /// A record, or a piece of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Piece {
     pub(crate) level: Level,
     pub(crate) text: String,
@@ -33,7 +35,7 @@ pub(crate) struct Piece {
 }
 
 /// Why a record ends without the end of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LineBreak {
     /// The line is too long; the next record goes on with it.
     LineMax,
@@ -52,7 +54,8 @@ impl LineBreak {
 }
 
 /// What one worker has written and is no record yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Lines {
     /// The beginning of a line, without its end.
     partial: Vec<u8>,
@@ -60,10 +63,11 @@ pub(crate) struct Lines {
     split: Option<Level>,
     /// A record that may go on.
     open: Option<Open>,
+    #[serde(skip)]
     quiet_at: Option<Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Open {
     piece: Piece,
     lines: usize,

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 pub(crate) use entry::*;
 pub(crate) use id::MessageId;
+pub(crate) use lines::Lines;
 use mailbox::Mailbox;
 use queue::Queue;
 use relay::{Order, Relay};

@@ -1,0 +1,179 @@
+//! How things are, as a [`State`].
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{FORMAT, Packing, State, Text, boot, micros, monotonic};
+use crate::kinds::native::Worker;
+use crate::master::listeners::{Listener, Listeners, Origin};
+use crate::master::pin::{Directory, Held, Interpreter, Pinned, Program};
+use crate::master::prepare::Editions;
+use crate::master::{Daemon, Outcome, Wish};
+use crate::supervisor::{Seat, WishId, WorkerId};
+
+impl Daemon {
+    /// Everything that the next master must know. What is carried is packed.
+    pub(in crate::master) fn gather<'a>(
+        &'a self,
+        now: Instant,
+        attempts: u32,
+        packing: &mut Packing<'a>,
+    ) -> State {
+        let mind = self.supervisor.snapshot(now);
+        let seats: BTreeMap<WorkerId, Seat> =
+            mind.workers().map(|(who, seat, _)| (who.worker, seat)).collect();
+        let workers = self.workers.iter().filter_map(|(id, worker)| {
+            // One that is not in the mind is gone in the same turn.
+            Some(gather_worker(worker, *seats.get(id)?, packing))
+        });
+        let workers = workers.collect();
+        let boards = self.boards.0.iter().map(|(&pool, (board, _))| {
+            let (device, inode) = board.identity();
+            super::Board { pool, device, inode, number: packing.pack(board) }
+        });
+        let boards = boards.collect();
+        State {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            boot: boot(),
+            taken: monotonic(),
+            attempts,
+            started: micros(self.started, now),
+            mind,
+            config: self.config.clone(),
+            editions: gather_editions(&self.editions, packing),
+            listeners: gather_listeners(&self.listeners, packing),
+            workers,
+            boards,
+            wishes: self.wishes.iter().map(|(&id, wish)| gather_wish(id, wish)).collect(),
+            last_wish: self.last_wish,
+            last_connection: self.last_connection,
+            must_roll: self.must_roll,
+            warnings: self.warnings.clone(),
+            last_reload: self.last_reload.as_ref().map(|last| gather_outcome(last, now)),
+            carried: None,
+        }
+    }
+}
+
+fn gather_worker<'a>(worker: &'a Worker, seat: Seat, packing: &mut Packing<'a>) -> super::Worker {
+    let process = &worker.process;
+    super::Worker {
+        who: worker.who,
+        seat,
+        pid: process.id(),
+        begun: process.begun(),
+        is_child: process.is_child(),
+        token: None,
+        is_notorious: worker.is_notorious,
+        is_expelled: worker.is_expelled,
+        pidfd: packing.pack(process),
+        channel: packing.pack(&worker.channel),
+        theirs: packing.pack(&worker.theirs),
+    }
+}
+
+fn gather_wish(id: WishId, wish: &Wish) -> super::Wish {
+    let Wish { client, config, names, edition } = wish;
+    let (config, names) = ((**config).clone(), names.clone());
+    super::Wish { id, client: *client, config, names, edition: *edition }
+}
+
+fn gather_outcome(outcome: &Outcome, now: Instant) -> super::Outcome {
+    let Outcome { errno, message, at } = outcome;
+    super::Outcome { errno: *errno, message: message.clone(), at: micros(*at, now) }
+}
+
+fn gather_editions<'a>(editions: &'a Editions, packing: &mut Packing<'a>) -> super::Editions {
+    let mut pinned = Vec::new();
+    for (&edition, pools) in &editions.pinned {
+        for (&pool, held) in pools {
+            pinned.push((edition, pool, gather_pinned(held, packing)));
+        }
+    }
+    super::Editions {
+        names: editions.names.clone(),
+        pinned,
+        settled: editions.settled.clone(),
+        last: editions.last,
+    }
+}
+
+fn gather_pinned<'a>(pinned: &'a Pinned, packing: &mut Packing<'a>) -> super::Pinned {
+    let Pinned { program, arguments, directory, environment, identity } = pinned;
+    let (program, interpreter, missing) = match program {
+        Err(why) => (None, None, Some(why.clone())),
+        Ok(Program { held, interpreter }) => {
+            let interpreter = interpreter.as_ref().map(|Interpreter { held, argument }| {
+                (gather_file(held, packing), argument.as_ref().map(Text::from))
+            });
+            (Some(gather_file(held, packing)), interpreter, None)
+        }
+    };
+    let directory = directory.as_ref().map(|Directory { path, handle, place }| super::Directory {
+        path: Text::from(path),
+        device: place.0,
+        inode: place.1,
+        number: packing.pack(handle),
+    });
+    super::Pinned {
+        program,
+        interpreter,
+        missing,
+        arguments: arguments.iter().map(Text::from).collect(),
+        directory,
+        environment: environment
+            .iter()
+            .map(|(key, it)| (Text::from(key), Text::from(it)))
+            .collect(),
+        identity: identity.clone(),
+    }
+}
+
+fn gather_file<'a>(held: &'a Held, packing: &mut Packing<'a>) -> super::File {
+    super::File {
+        path: Text::from(&held.path),
+        device: held.stamp.device,
+        inode: held.stamp.inode,
+        size: held.stamp.size,
+        modified: held.stamp.modified,
+        number: packing.pack(&held.file),
+    }
+}
+
+fn gather_listeners<'a>(listeners: &'a Listeners, packing: &mut Packing<'a>) -> super::Listeners {
+    let open = listeners.open.iter().map(|(&id, listener)| {
+        let Listener { socket, name, origin, attention, message: _, needs_source, answer } =
+            listener;
+        let origin = match origin {
+            Origin::Inherited(name, _) => super::Origin::Inherited(name.clone()),
+            Origin::Bound { file, name, is_stored } => super::Origin::Bound {
+                file: file.as_ref().map(|file| {
+                    let (device, inode) = file.device_and_inode;
+                    (Text::from(&file.path), device, inode)
+                }),
+                name: name.clone(),
+                is_stored: *is_stored,
+            },
+        };
+        super::Listener {
+            id,
+            name: name.clone(),
+            origin,
+            attention: *attention,
+            needs_source: *needs_source,
+            answer: answer.as_deref().map(<[u8]>::to_vec),
+            number: packing.pack(socket),
+        }
+    });
+    let open = open.collect();
+    let unclaimed =
+        listeners.inheritance.sockets.iter().filter_map(|inherited| {
+            Some((inherited.name.clone(), packing.pack(&inherited.socket)?))
+        });
+    let unclaimed = unclaimed.collect();
+    let stored = listeners.stored.0.iter().chain(&listeners.inheritance.stored);
+    let stored = stored.filter_map(|(name, it)| Some((name.clone(), packing.pack(it)?))).collect();
+    super::Listeners { open, last: listeners.last, unclaimed, stored }
+}

@@ -1,0 +1,408 @@
+//! Everything that the next master must know, as plain data.
+//!
+//! It has two readers. The next image of this same process goes on right after an `execve`
+//! ([`super::upgrade`]): for it every descriptor that matters is carried over, and stands in here by
+//! its number. And the next process goes on after this one was killed ([`kept`]): it has no
+//! descriptors of ours, opens again what can be opened, and waits for the workers.
+//!
+//! The form is JSON. Whoever reads it may be of another version: what he does not know he skips, and
+//! what is missing has a default. [`FORMAT`] grows only when that does not do, and who meets a newer
+//! one refuses it.
+//!
+//! ```text
+//! mod        what there is           luggage   which descriptors are carried
+//! kept       what outlives a crash   gather    how things are → State
+//!                                    resume    State → how things are
+//! ```
+
+mod gather;
+pub(crate) mod kept;
+mod luggage;
+mod resume;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use luggage::{Luggage, Number, Packing};
+pub(crate) use resume::Descriptors;
+
+use crate::config::Config;
+use crate::supervisor::{
+    ConnectionId, Edition, ListenerId, PoolId, Seat, Snapshot, Who, WishId, WorkerId,
+};
+use crate::sys::process::Identity;
+
+/// In the environment of the next image: its process id and the number of the state, `4711:5`.
+pub(crate) const STATE_VARIABLE: &str = "RCLUSTER_STATE";
+/// In the environment of a rehearsal: the master's process id and the number of the state.
+pub(crate) const REHEARSAL_VARIABLE: &str = "RCLUSTER_REHEARSAL";
+
+/// The form that this version writes, and the newest that it reads.
+pub(crate) const FORMAT: u32 = 1;
+
+/// µs since another moment; negative: before it.
+pub(crate) type Micros = i64;
+
+/// Everything.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct State {
+    pub(crate) format: u32,
+    /// The version of the program that wrote it.
+    pub(crate) version: String,
+    /// The master.
+    pub(crate) pid: u32,
+    /// The run of the machine that the clock and the process ids belong to.
+    pub(crate) boot: String,
+    /// When it was written, in µs of CLOCK_MONOTONIC. Other moments are relative to this one.
+    pub(crate) taken: u64,
+    /// How often it was tried to go on with it, since a master last served with it.
+    pub(crate) attempts: u32,
+    pub(crate) started: Micros,
+    pub(crate) mind: Snapshot,
+    pub(crate) config: Config,
+    pub(crate) editions: Editions,
+    pub(crate) listeners: Listeners,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) boards: Vec<Board>,
+    pub(crate) wishes: Vec<Wish>,
+    pub(crate) last_wish: u64,
+    pub(crate) last_connection: u64,
+    pub(crate) must_roll: bool,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) last_reload: Option<Outcome>,
+    /// What only the next image of the same process can be given.
+    pub(crate) carried: Option<Carried>,
+}
+
+/// Pools by name, and what their generations run.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Editions {
+    pub(crate) names: Vec<String>,
+    pub(crate) pinned: Vec<(Edition, PoolId, Pinned)>,
+    pub(crate) settled: BTreeMap<PoolId, Edition>,
+    pub(crate) last: u64,
+}
+
+/// What one pool's workers of one generation are started from.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pinned {
+    pub(crate) program: Option<File>,
+    pub(crate) interpreter: Option<(File, Option<Text>)>,
+    /// Why there is no program.
+    pub(crate) missing: Option<String>,
+    pub(crate) arguments: Vec<Text>,
+    pub(crate) directory: Option<Directory>,
+    pub(crate) environment: Vec<(Text, Text)>,
+    pub(crate) identity: Option<Identity>,
+}
+
+/// A file that is held open.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct File {
+    pub(crate) path: Text,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    pub(crate) modified: (i64, i64),
+    pub(crate) number: Option<Number>,
+}
+
+/// A working directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Directory {
+    pub(crate) path: Text,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) number: Option<Number>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Listeners {
+    pub(crate) open: Vec<Listener>,
+    pub(crate) last: u32,
+    /// Inherited sockets that no pool uses.
+    pub(crate) unclaimed: Vec<(Option<String>, Number)>,
+    /// What systemd gave back and nobody has claimed.
+    pub(crate) stored: Vec<(String, Number)>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Listener {
+    pub(crate) id: ListenerId,
+    /// The entry in the configuration.
+    pub(crate) name: String,
+    pub(crate) origin: Origin,
+    pub(crate) attention: crate::supervisor::Attention,
+    pub(crate) needs_source: bool,
+    pub(crate) answer: Option<Vec<u8>>,
+    pub(crate) number: Option<Number>,
+}
+
+/// Where a listener comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Origin {
+    /// From systemd, under this name.
+    Inherited(Option<String>),
+    /// Ours: its file (path, device, inode), its name in systemd's store, and whether it is there.
+    Bound { file: Option<(Text, u64, u64)>, name: Option<String>, is_stored: bool },
+}
+
+impl Default for Origin {
+    fn default() -> Origin {
+        Origin::Inherited(None)
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Worker {
+    pub(crate) who: Who,
+    pub(crate) seat: Seat,
+    pub(crate) pid: u32,
+    /// See [`crate::sys::process::Process::begun`].
+    pub(crate) begun: u64,
+    pub(crate) is_child: bool,
+    /// By which it is known again after a crash. `None`: it cannot be adopted, and drains by itself
+    /// when its master is gone.
+    pub(crate) token: Option<String>,
+    pub(crate) is_notorious: bool,
+    pub(crate) is_expelled: bool,
+    pub(crate) pidfd: Option<Number>,
+    pub(crate) channel: Option<Number>,
+    pub(crate) theirs: Option<Number>,
+}
+
+/// A pool's scoreboard.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Board {
+    pub(crate) pool: PoolId,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) number: Option<Number>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Wish {
+    pub(crate) id: WishId,
+    /// The control client, and whether it wants to hear of progress.
+    pub(crate) client: Option<(u64, bool)>,
+    pub(crate) config: Config,
+    pub(crate) names: Vec<String>,
+    pub(crate) edition: Edition,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Outcome {
+    pub(crate) errno: u32,
+    pub(crate) message: String,
+    pub(crate) at: Micros,
+}
+
+/// What only the next image of the same process can be given.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Carried {
+    /// Every descriptor that is carried.
+    pub(crate) numbers: Vec<Number>,
+    /// Who asked for the upgrade and awaits the answer.
+    pub(crate) asked_by: Vec<u64>,
+    pub(crate) held: Vec<Connection>,
+    pub(crate) lingering: Vec<(Number, Micros)>,
+    pub(crate) control: Option<Control>,
+    pub(crate) pipes: Vec<Pipe>,
+    /// Names in systemd's store of pipes that are being read.
+    pub(crate) stored_pipes: BTreeMap<u64, String>,
+    pub(crate) notify: Notify,
+    pub(crate) kept: Option<Kept>,
+    /// Workers of a killed master that have not come yet.
+    pub(crate) absent: Vec<WorkerId>,
+    pub(crate) was_told_to_stop: bool,
+    pub(crate) is_subreaper: bool,
+    pub(crate) has_terminal: bool,
+    pub(crate) has_warned_of_output: bool,
+    pub(crate) is_greeted: bool,
+}
+
+/// A client's connection in the master's hand.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) listener: ListenerId,
+    /// Idle since, requests, bytes of leftover. `None`: no worker has received it yet.
+    pub(crate) past: Option<(u64, u64, u32)>,
+    pub(crate) socket: Number,
+    pub(crate) leftover: Option<Number>,
+}
+
+/// The control socket and its clients.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Control {
+    pub(crate) path: Text,
+    pub(crate) listener: Number,
+    pub(crate) clients: Vec<ControlClient>,
+    pub(crate) last: u64,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ControlClient {
+    pub(crate) id: u64,
+    pub(crate) number: Number,
+    pub(crate) is_trusted: bool,
+    pub(crate) received: Vec<u8>,
+    pub(crate) unsent: Vec<u8>,
+}
+
+/// A worker's output that is being read.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pipe {
+    pub(crate) id: u64,
+    pub(crate) number: Number,
+    pub(crate) origin: super::journal::Origin,
+    pub(crate) lines: super::journal::Lines,
+}
+
+/// What systemd was told last, and what it has not taken yet.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Notify {
+    pub(crate) status: String,
+    pub(crate) errno: u32,
+    pub(crate) is_reloading: bool,
+    pub(crate) unsent: Vec<(String, Option<Number>)>,
+}
+
+/// Where the state is kept for the case of a crash.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Kept {
+    pub(crate) number: Number,
+    /// `None`: systemd keeps it.
+    pub(crate) path: Option<Text>,
+    pub(crate) sequence: u64,
+}
+
+impl State {
+    /// As bytes.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
+        serde_json::to_vec(self).map_err(|error| format!("the state cannot be written: {error}"))
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// A sentence: it is no state, or one that this version does not understand.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<State, String> {
+        let own = env!("CARGO_PKG_VERSION");
+        // First the form alone: a newer one may not even be readable.
+        #[derive(Deserialize)]
+        struct Head {
+            #[serde(default)]
+            format: u32,
+            #[serde(default)]
+            version: String,
+        }
+        let head: Head = serde_json::from_slice(bytes)
+            .map_err(|error| format!("that is no state of a master: {error}"))?;
+        if head.format != FORMAT {
+            return Err(format!(
+                "rcluster {own} cannot go on where rcluster {} is (form {} of the state, known is \
+                 {FORMAT}): restart the service",
+                head.version, head.format
+            ));
+        }
+        serde_json::from_slice(bytes).map_err(|error| {
+            let theirs = head.version;
+            format!("rcluster {own} cannot read the state of rcluster {theirs}: {error}")
+        })
+    }
+
+    /// The moment when it was written, by this process' clock.
+    pub(crate) fn taken_at(&self, now: Instant) -> Instant {
+        let since = monotonic().saturating_sub(self.taken);
+        now.checked_sub(Duration::from_micros(since)).unwrap_or(now)
+    }
+}
+
+/// µs of CLOCK_MONOTONIC, which all processes of a machine share.
+pub(crate) fn monotonic() -> u64 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    // That clock cannot fail.
+    let time = time.map_or(Duration::ZERO, Duration::from);
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Which run of the machine this is.
+pub(crate) fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+/// `at`, from `taken` on.
+pub(crate) fn micros(at: Instant, taken: Instant) -> Micros {
+    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    match at.checked_duration_since(taken) {
+        Some(after) => micros(after),
+        None => -micros(taken.saturating_duration_since(at)),
+    }
+}
+
+/// And back.
+pub(crate) fn instant(at: Micros, taken: Instant) -> Instant {
+    let distance = Duration::from_micros(at.unsigned_abs());
+    let there = if at < 0 { taken.checked_sub(distance) } else { taken.checked_add(distance) };
+    there.unwrap_or(taken)
+}
+
+/// What the system calls a string: most often text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Text {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Default for Text {
+    fn default() -> Text {
+        Text::Text(String::new())
+    }
+}
+
+impl<T: AsRef<OsStr> + ?Sized> From<&T> for Text {
+    fn from(text: &T) -> Text {
+        match text.as_ref().to_str() {
+            Some(text) => Text::Text(text.to_owned()),
+            None => Text::Bytes(text.as_ref().as_bytes().to_vec()),
+        }
+    }
+}
+
+impl From<Text> for OsString {
+    fn from(text: Text) -> OsString {
+        match text {
+            Text::Text(text) => text.into(),
+            Text::Bytes(bytes) => OsString::from_vec(bytes),
+        }
+    }
+}
