@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 use signal_hook::flag::{register, register_conditional_shutdown};
 
-use crate::wire::control::{ReloadParameters, ReloadResults, ScaleParameters};
+use crate::wire::control::{ReloadParameters, ReloadResults, ScaleParameters, UpgradeResults};
 
 use super::Failure;
 use super::args::{Reload, Scale, Stop, Upgrade};
@@ -126,8 +126,11 @@ pub(super) fn stop(typed: &Stop) -> Result<(), Failure> {
 
 /// `rcluster upgrade`.
 pub(super) fn upgrade(typed: &Upgrade) -> Result<(), Failure> {
-    Client::find(&typed.master, &environment)?.ask("Upgrade", json!({}))?;
-    Ok(output::print("the master replaces itself; nothing is dropped\n")?)
+    let mut client = Client::find(&typed.master, &environment)?;
+    // The new program may take its time to show what it can.
+    client.wait_forever()?;
+    let UpgradeResults { message } = results(client.ask("Upgrade", json!({}))?)?;
+    Ok(output::print(&sentence(&message, "the master has replaced itself"))?)
 }
 
 /// A message as a line, or what is said without one.

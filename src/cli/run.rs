@@ -53,9 +53,13 @@ pub(super) fn demo() -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("rcluster-demo-{}", std::process::id()));
     let control = folder.join("control");
     // Ours alone: the name can be guessed, so what is there already is not taken.
-    std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|error| {
-        Failure::Master(format!("the demo's folder {} cannot be made: {error}", folder.display()))
-    })?;
+    // The next image of the same process finds its own.
+    if !master::is_continuation() {
+        std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|error| {
+            let folder = folder.display();
+            Failure::Master(format!("the demo's folder {folder} cannot be made: {error}"))
+        })?;
+    }
     let pools = vec![
         demo_pool("http", 1, &[33749])?,
         demo_pool("echo", 2, &[8080])?,

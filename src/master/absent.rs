@@ -15,7 +15,6 @@ use crate::sys::process::Process;
 
 /// Such a worker.
 #[derive(Debug)]
-#[expect(dead_code, reason = "read by the adoption of workers")]
 pub(crate) struct Absent {
     pub(crate) who: Who,
     pub(crate) seat: Seat,
@@ -46,7 +45,8 @@ impl Daemon {
             }
             let Some(token) = worker.token.clone() else { continue };
             let board = state.boards.iter().find(|board| board.pool == worker.who.pool);
-            let board = board.map_or((0, 0), |board| (board.device, board.inode));
+            let board = board.map(|board| (board.device, board.inode));
+            let board = worker.absent.or(board).unwrap_or_default();
             if let Err(error) = self.poller.add(&process, Token::Process(id).encode()) {
                 self.say(Level::Warning, format!("worker {id} cannot be watched: {error}"));
                 continue;

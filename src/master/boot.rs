@@ -6,8 +6,8 @@ use super::inherit::Inheritance;
 use super::journal::{CAUSE, Entry, Level, MessageId};
 use super::prepare::Editions;
 use super::state::kept::{self, Found, Kept};
-use super::state::{self, Packing, State, instant};
-use super::{Daemon, Outcome, Token, Wish};
+use super::state::{self, Luggage, Packing, State};
+use super::{Daemon, Token, Wish};
 use crate::config::MasterSettings;
 use crate::supervisor::{How, Supervisor};
 
@@ -21,11 +21,18 @@ pub(super) struct Left {
     pub(super) state: Option<Box<State>>,
     /// Why there is no state, if one was expected.
     pub(super) why_not: Option<String>,
+    /// It was carried over by an earlier image of this process.
+    pub(super) luggage: Option<Luggage>,
     /// systemd keeps the memfd already.
     is_stored: bool,
 }
 
 impl Left {
+    /// From an earlier image of this process.
+    pub(super) fn carried((state, luggage): (State, Luggage)) -> Left {
+        Left { state: Some(Box::new(state)), luggage: Some(luggage), ..Left::default() }
+    }
+
     /// Looks where the state is kept, and makes the place if there is none.
     pub(super) fn find(
         inheritance: &mut Inheritance,
@@ -51,7 +58,7 @@ impl Left {
                     Ok(state) => (state.flatten().map(Box::new), None),
                     Err(why) => (None, Some(why)),
                 };
-                Left { kept: Some(kept), state, why_not, is_stored }
+                Left { kept: Some(kept), state, why_not, is_stored, luggage: None }
             }
         }
     }
@@ -74,6 +81,10 @@ fn usable(bytes: &[u8]) -> Result<Option<State>, String> {
 impl Daemon {
     /// Takes over everything, and begins.
     pub(super) fn boot(&mut self) -> Result<(), String> {
+        if let Some(luggage) = self.left.luggage.take() {
+            let state = self.left.state.take().unwrap_or_default();
+            return self.arrive(*state, luggage);
+        }
         match crate::sys::limits::raise_descriptor_limit() {
             Ok(limit) if limit < 1024 => self.say(
                 Level::Warning,
@@ -94,7 +105,7 @@ impl Daemon {
         }
         self.watch_own()?;
         self.follow_orphans();
-        let Left { kept, state, why_not, is_stored } = std::mem::take(&mut self.left);
+        let Left { kept, state, why_not, is_stored, luggage: _ } = std::mem::take(&mut self.left);
         if let Some(kept) = kept.as_ref().filter(|kept| kept.is_systemds() && !is_stored) {
             self.notify.discard(kept::NAME, self.now);
             self.notify.store(kept::NAME, std::os::fd::AsFd::as_fd(kept), self.now);
@@ -118,6 +129,11 @@ impl Daemon {
     fn begin(&mut self) -> Result<(), String> {
         if std::mem::take(&mut self.is_resumed) {
             // It was the one of the state that could not be gone on with.
+            for (_, absent) in std::mem::take(&mut self.absent) {
+                // Closing it removes it as well; one that has just ended needs no signal.
+                let _ = self.poller.remove(&absent.process);
+                let _ = absent.process.signal_group(nix::sys::signal::Signal::SIGKILL);
+            }
             self.config = self.source.load().map_err(|problems| problems.to_string())?;
             self.supervisor = mind(&self.config.master);
         }
@@ -140,18 +156,13 @@ impl Daemon {
         let mind = Supervisor::restore(state.mind, taken, How::Orphaned { now, awaited })?;
         self.listeners.resume(state.listeners, &mut reopened)?;
         (self.supervisor, self.editions) = (mind, editions);
-        for wish in state.wishes {
-            let state::Wish { id, config, names, edition, .. } = wish;
+        for state::Wish { id, config, names, edition, .. } in state.wishes {
             let wish = Wish { client: None, config: Arc::new(config), names, edition };
             self.wishes.insert(id, wish);
         }
         (self.last_wish, self.last_connection) = (state.last_wish, state.last_connection);
         (self.must_roll, self.warnings) = (state.must_roll, state.warnings);
-        self.last_reload = state.last_reload.map(|last| Outcome {
-            errno: last.errno,
-            message: last.message,
-            at: instant(last.at, taken),
-        });
+        self.last_reload = state.last_reload.map(|last| last.resume(taken));
         self.attempts = state.attempts + 1;
         self.keep_state();
         let text = format!(
@@ -161,7 +172,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn watch_own(&mut self) -> Result<(), String> {
+    pub(super) fn watch_own(&mut self) -> Result<(), String> {
         let watch = || -> std::io::Result<()> {
             self.poller.add(self.signals.get_read(), Token::Signals.encode())?;
             self.poller.add(&self.journal, Token::Journal.encode())?;

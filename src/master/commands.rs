@@ -22,7 +22,9 @@ impl Daemon {
     pub(super) fn observe_control(&mut self) {
         let awaits = |id| {
             let mut clients = self.wishes.values().filter_map(|wish| wish.client);
+            let upgrade = self.upgrade.as_ref();
             clients.any(|(client, _)| client == id)
+                || upgrade.is_some_and(|upgrade| upgrade.is_awaited_by(id))
         };
         if let Some(id) = self.control.as_ref().and_then(|control| control.surplus(awaits)) {
             self.forget_client(id);
@@ -152,9 +154,7 @@ impl Daemon {
                 return self.stop_by_client();
             }
             (Some("Upgrade"), _) => {
-                let why = "this version cannot replace the master's own image; restart the \
-                           service instead";
-                Some(Answer::refusal("Refused", why))
+                return self.ask_upgrade(Some(id).filter(|_| !call.oneway));
             }
             (_, "org.varlink.service.GetInfo") => Some(info()),
             (_, "org.varlink.service.GetInterfaceDescription") => Some(describe(call)),

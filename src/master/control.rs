@@ -25,20 +25,20 @@ const UNREAD_MAX: usize = 4 * 1024 * 1024;
 /// The socket and its clients.
 #[derive(Debug)]
 pub(crate) struct Control {
-    path: PathBuf,
-    listener: UnixListener,
-    inode: u64,
-    clients: BTreeMap<u64, Client>,
-    last: u64,
+    pub(super) path: PathBuf,
+    pub(super) listener: UnixListener,
+    pub(super) inode: u64,
+    pub(super) clients: BTreeMap<u64, Client>,
+    pub(super) last: u64,
 }
 
 #[derive(Debug)]
-struct Client {
-    stream: UnixStream,
+pub(super) struct Client {
+    pub(super) stream: UnixStream,
     /// It may command, not only look.
-    is_trusted: bool,
-    received: Vec<u8>,
-    unsent: Vec<u8>,
+    pub(super) is_trusted: bool,
+    pub(super) received: Vec<u8>,
+    pub(super) unsent: Vec<u8>,
 }
 
 /// What a readable client brought.

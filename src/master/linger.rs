@@ -22,16 +22,16 @@ pub(crate) const CLIENTS_MAX: usize = 256;
 /// Clients that were answered and have not closed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Lingering {
-    clients: BTreeMap<u64, Client>,
-    last: u64,
+    pub(super) clients: BTreeMap<u64, Client>,
+    pub(super) last: u64,
 }
 
 /// The standard library's stream serves Unix sockets as well: read, write and shutdown are the
 /// same system calls.
 #[derive(Debug)]
-struct Client {
-    stream: TcpStream,
-    until: Instant,
+pub(super) struct Client {
+    pub(super) stream: TcpStream,
+    pub(super) until: Instant,
 }
 
 impl Lingering {

@@ -15,6 +15,7 @@
 //! announce, notify     what systemd is told      outbox            the way to systemd
 //! output               where workers' output goes    handback     live connections on their way
 //! boot, state          how it begins, goes on        absent       who has not come back yet
+//! upgrade              how its next image goes on
 //! ```
 
 mod absent;
@@ -45,6 +46,7 @@ mod signals;
 mod state;
 mod stored;
 mod token;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,6 +54,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use api::Master;
+pub use upgrade::is_continuation;
 
 use crate::config::{Config, Problems};
 use crate::kinds::native::{Client, Worker};
@@ -74,6 +77,7 @@ use prepare::Editions;
 use signals::Signals;
 use state::kept::Kept;
 use token::Token;
+use upgrade::Upgrade;
 
 /// Where the configuration comes from, now and at every reload.
 #[derive(Clone, Debug, PartialEq)]
@@ -206,6 +210,9 @@ pub(crate) struct Daemon {
     kept: Option<Kept>,
     kept_revision: Option<u64>,
     attempts: u32,
+    /// The program that goes on where this image ends.
+    own_path: PathBuf,
+    upgrade: Option<Upgrade>,
     /// Orders are being carried out.
     is_performing: bool,
     started: Instant,
@@ -220,13 +227,27 @@ pub(crate) struct Daemon {
 ///
 /// # Errors
 /// It could not start, or no pool can be served any more.
-pub fn run(options: Options) -> Result<(), Error> {
+pub fn run(mut options: Options) -> Result<(), Error> {
+    if let Some(outcome) = upgrade::rehearse() {
+        upgrade::report_rehearsal(outcome);
+    }
     // The handlers stand before anything else: until then SIGUSR1 would end the process.
     let signals = signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let mut inheritance = Inheritance::take()?;
     let mut notify = Notify::from_env()?;
     let may_be_kept = notify.has_manager();
-    let left = Left::find(&mut inheritance, options.control.as_deref(), may_be_kept);
+    let left = match upgrade::continued() {
+        Some(Ok(carried)) => {
+            // It is carried over, too.
+            options.control = None;
+            Left::carried(carried)
+        }
+        Some(Err(error)) => {
+            notify.fail(&error);
+            return Err(Error::Failed(error));
+        }
+        None => Left::find(&mut inheritance, options.control.as_deref(), may_be_kept),
+    };
     let config = match &left.state {
         // A crash must not depend on a deploy.
         Some(state) => Ok(state.config.clone()),
@@ -299,6 +320,8 @@ impl Daemon {
             kept: None,
             kept_revision: None,
             attempts: 0,
+            own_path: upgrade::own_path(),
+            upgrade: None,
             is_performing: false,
             started: now,
             now,
@@ -339,6 +362,7 @@ impl Daemon {
             self.pulse.deadline(),
             self.control_rests_until,
             self.notify.deadline(),
+            self.upgrade.as_ref().and_then(Upgrade::deadline),
         ]
         .into_iter()
         .flatten()
@@ -351,6 +375,7 @@ impl Daemon {
             self.close_lingering(id);
         }
         self.resume_control();
+        self.limit_rehearsal();
         self.notify.retry(self.now);
     }
 }

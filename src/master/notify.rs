@@ -13,13 +13,13 @@ use super::outbox::{Outbox, clock};
 /// The manager that started us, if it listens.
 #[derive(Debug, Default)]
 pub(crate) struct Notify {
-    outbox: Option<Outbox>,
+    pub(super) outbox: Option<Outbox>,
     /// How often WATCHDOG=1 is due, if it is.
     pub(crate) watchdog: Option<Duration>,
-    status: String,
-    errno: u32,
+    pub(super) status: String,
+    pub(super) errno: u32,
     /// RELOADING=1 was said, and READY=1 is owed.
-    is_reloading: bool,
+    pub(super) is_reloading: bool,
 }
 
 impl Notify {

@@ -42,6 +42,7 @@ impl Daemon {
             Token::Client(id) => self.observe_client(id),
             Token::Unsent(id) => self.observe_unsent(id),
             Token::Journal => self.forget_outputs(),
+            Token::Rehearsal => self.observe_rehearsal(),
             Token::Lingering(id) => {
                 if self.lingering.hear(id) {
                     self.close_lingering(id);
@@ -280,11 +281,7 @@ impl Daemon {
                 SIGINT => self.stop_by_signal("SIGINT"),
                 SIGTTIN => self.scale_all(Scale::More),
                 SIGTTOU => self.scale_all(Scale::Fewer),
-                SIGUSR2 => self.say(
-                    Level::Warning,
-                    "SIGUSR2 is ignored: this version cannot replace the master's own image; \
-                     restart the service instead",
-                ),
+                SIGUSR2 => self.ask_upgrade(None),
                 SIGCHLD => self.reap_strangers(),
                 _ => {}
             }
@@ -292,12 +289,13 @@ impl Daemon {
     }
 
     /// Ended children that are no workers: orphans of workers, which fell to us.
-    fn reap_strangers(&mut self) {
+    pub(super) fn reap_strangers(&mut self) {
         if !self.is_subreaper {
             return;
         }
-        let known: std::collections::BTreeSet<u32> =
-            self.workers.values().map(|worker| worker.process.id()).collect();
+        let workers = self.workers.values().map(|worker| worker.process.id());
+        let rehearsal = self.upgrade.as_ref().map(|upgrade| upgrade.process().id());
+        let known: std::collections::BTreeSet<u32> = workers.chain(rehearsal).collect();
         if let Err(error) = reap_strangers(|pid| known.contains(&pid)) {
             self.say(Level::Warning, format!("orphans cannot be reaped: {error}"));
         }

@@ -33,16 +33,16 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(crate) struct Outbox {
     socket: UnixDatagram,
     address: UnixAddr,
-    kept: VecDeque<Message>,
+    pub(super) kept: VecDeque<Message>,
     retry_at: Option<Instant>,
     failure: Option<String>,
     has_complained: bool,
 }
 
 #[derive(Debug)]
-struct Message {
-    text: String,
-    descriptor: Option<OwnedFd>,
+pub(super) struct Message {
+    pub(super) text: String,
+    pub(super) descriptor: Option<OwnedFd>,
 }
 
 impl Outbox {

@@ -40,10 +40,10 @@ const ORPHANS: u64 = 1 << 62;
 pub(crate) struct Outputs {
     log: Log,
     /// The names in systemd's store of the pipes that are being read.
-    stored: BTreeMap<u64, String>,
+    pub(super) stored: BTreeMap<u64, String>,
     /// Bytes of these names.
     stored_len: usize,
-    has_warned: bool,
+    pub(super) has_warned: bool,
 }
 
 impl Outputs {
@@ -117,7 +117,7 @@ impl Daemon {
         self.journal.follow(who.worker.0, origin, read);
     }
 
-    fn note_stored(&mut self, pipe: u64, name: String) {
+    pub(super) fn note_stored(&mut self, pipe: u64, name: String) {
         self.outputs.stored_len += name.len();
         self.outputs.stored.insert(pipe, name);
     }

@@ -216,7 +216,7 @@ impl Daemon {
         }
     }
 
-    fn attend(&mut self, id: ListenerId, attention: Attention) {
+    pub(super) fn attend(&mut self, id: ListenerId, attention: Attention) {
         let Some(listener) = self.listeners.get_mut(id) else { return };
         let was_watched = listener.attention != Attention::Pause;
         let is_watched = attention != Attention::Pause;

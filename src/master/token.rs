@@ -16,6 +16,8 @@ pub(crate) enum Token {
     Lingering(u64),
     /// Workers' output has ended.
     Journal,
+    /// The rehearsal of an upgrade is over.
+    Rehearsal,
 }
 
 impl Token {
@@ -33,6 +35,7 @@ impl Token {
             Token::Unsent(id) => (6, id),
             Token::Lingering(id) => (7, id),
             Token::Journal => (8, 0),
+            Token::Rehearsal => (9, 0),
         };
         kind << Token::SHIFT | id
     }
@@ -49,7 +52,8 @@ impl Token {
             5 => Token::Client(id),
             6 => Token::Unsent(id),
             7 => Token::Lingering(id),
-            _ => Token::Journal,
+            8 => Token::Journal,
+            _ => Token::Rehearsal,
         }
     }
 }
@@ -70,6 +74,7 @@ mod tests {
             Token::Unsent(9),
             Token::Lingering(u64::from(u32::MAX)),
             Token::Journal,
+            Token::Rehearsal,
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

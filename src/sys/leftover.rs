@@ -56,6 +56,17 @@ pub fn unpack(memfd: OwnedFd, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads all that was packed, however much it is: the caller trusts who packed it.
+///
+/// # Errors
+/// `InvalidData` when it is no sealed memfd, else those of the system calls.
+#[cfg(feature = "daemon")]
+pub fn unpack_whole(memfd: OwnedFd) -> io::Result<Vec<u8>> {
+    let file = File::from(memfd);
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    unpack(file.into(), length)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

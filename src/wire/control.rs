@@ -57,6 +57,14 @@ pub struct ReloadParameters {
     pub no_wait: bool,
 }
 
+/// Results of `io.rcluster.Upgrade`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpgradeResults {
+    /// A sentence: which version serves now, and which did.
+    pub message: String,
+}
+
 /// Results of `io.rcluster.Reload`: progress while `continues`, then the outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -54,7 +54,7 @@ impl LineBreak {
 }
 
 /// What one worker has written and is no record yet.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Lines {
     /// The beginning of a line, without its end.
@@ -67,7 +67,7 @@ pub(crate) struct Lines {
     quiet_at: Option<Instant>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Open {
     piece: Piece,
     lines: usize,
@@ -91,6 +91,11 @@ impl Lines {
                 _ => self.grow(part, put),
             }
         }
+        self.quiet_at = self.open.is_some().then(|| now + QUIET);
+    }
+
+    /// After a pause in which nobody looked, a record that may go on waits from now on.
+    pub(crate) fn resume(&mut self, now: Instant) {
         self.quiet_at = self.open.is_some().then(|| now + QUIET);
     }
 

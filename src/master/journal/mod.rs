@@ -26,6 +26,7 @@ mod writer;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub(crate) use entry::*;
@@ -33,6 +34,7 @@ pub(crate) use id::MessageId;
 pub(crate) use lines::Lines;
 use mailbox::Mailbox;
 use queue::Queue;
+pub(crate) use relay::Followed;
 use relay::{Order, Relay};
 use writer::Style;
 
@@ -49,6 +51,7 @@ pub(crate) struct Journal {
     style: Style,
     /// Says when everything is written.
     done: Receiver<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Journal {
@@ -64,13 +67,14 @@ impl Journal {
         let relay = Relay::new(Arc::clone(&orders), Arc::clone(&ended), Arc::clone(&queue))?;
         let (finished, done) = sync_channel(1);
         let (lines, how) = (Arc::clone(&queue), style.clone());
-        std::thread::Builder::new().name("journal".into()).spawn(move || {
+        let journal = std::thread::Builder::new().name("journal".into()).spawn(move || {
             writer::write_all(&lines, &how);
             // Nobody waits for it any more, where this fails.
             let _ = finished.send(());
         })?;
-        std::thread::Builder::new().name("log".into()).spawn(move || relay.run())?;
-        Ok(Journal { orders, ended, queue, style, done })
+        let log = std::thread::Builder::new().name("log".into()).spawn(move || relay.run())?;
+        let threads = vec![log, journal];
+        Ok(Journal { orders, ended, queue, style, done, threads })
     }
 
     /// What the journal calls this service, where it is the journal that listens.
@@ -102,7 +106,29 @@ impl Journal {
     /// Relays what comes through a worker's pipe, until its end. The number is the caller's, who
     /// never uses it twice.
     pub(crate) fn follow(&self, pipe: u64, origin: Origin, read: OwnedFd) {
-        self.orders.put(Order::Follow(pipe, Arc::new(origin), read));
+        let (origin, lines) = (Arc::new(origin), Lines::default());
+        self.orders.put(Order::Follow(Followed { id: pipe, origin, pipe: read, lines }));
+    }
+
+    /// Goes on with a pipe that another log thread has read before.
+    pub(crate) fn follow_on(&self, followed: Followed) {
+        self.orders.put(Order::Follow(followed));
+    }
+
+    /// Ends both threads, with everything written that was said, and answers the pipes; and whether
+    /// all was written: not if whoever reads takes nothing for a second. Nothing may be said after
+    /// this.
+    pub(crate) fn suspend(&mut self) -> (Vec<Followed>, bool) {
+        let (heir, followed) = sync_channel(1);
+        self.orders.put(Order::Suspend(heir));
+        // The log thread waits for room for a second at most.
+        let followed = followed.recv().unwrap_or_default();
+        let is_written = self.done.recv_timeout(LAST_RECORDS).is_ok();
+        for thread in self.threads.drain(..).filter(|_| is_written) {
+            // A panic of its own has been printed.
+            let _ = thread.join();
+        }
+        (followed, is_written)
     }
 
     /// The pipes that have ended since, or cannot be read any more. The journal is readable when
@@ -122,6 +148,9 @@ impl Drop for Journal {
     /// Waits until everything that was said is written, but not for ever: a reader who does not
     /// read must not keep the service from ending.
     fn drop(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
         self.orders.put(Order::End);
         let _ = self.done.recv_timeout(LAST_RECORDS);
     }

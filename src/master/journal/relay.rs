@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -40,8 +41,21 @@ pub(super) enum Order {
     /// Say it after what has come through this pipe.
     SayAfter(u64, Entry),
     /// Relay what comes through this pipe, under a number that was never used.
-    Follow(u64, Arc<Origin>, OwnedFd),
+    Follow(Followed),
+    /// Say what has been said until now, give back the pipes as they are, and end.
+    Suspend(SyncSender<Vec<Followed>>),
     End,
+}
+
+/// A worker's pipe, as it goes from one log thread to the next.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    /// Never used twice.
+    pub(crate) id: u64,
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) pipe: OwnedFd,
+    /// What was read of it and is no record yet.
+    pub(crate) lines: Lines,
 }
 
 /// A worker's pipe.
@@ -120,6 +134,7 @@ impl Relay {
         let mut ready = Vec::new();
         let mut now = clock();
         let mut is_over = false;
+        let mut heir = None;
         while !is_over {
             let deadline = self.quiet.first().map(|(at, _)| *at);
             if let Err(error) = self.poller.wait(now, deadline, &mut ready) {
@@ -130,12 +145,19 @@ impl Relay {
             now = clock();
             for token in ready.drain(..) {
                 if token == MAILBOX {
-                    is_over |= self.obey(now);
+                    (is_over, heir) = self.obey(now);
+                    if is_over {
+                        break;
+                    }
                 } else if self.read(token, now) == Reading::Ended {
                     self.end(token);
                 }
             }
             self.settle_quiet(now);
+        }
+        if let Some(heir) = heir {
+            self.outlet.queue.close();
+            return self.hand_over(&heir);
         }
         for (id, mut source) in std::mem::take(&mut self.sources) {
             self.read_last(&mut source, now);
@@ -145,8 +167,18 @@ impl Relay {
         self.outlet.queue.close();
     }
 
-    /// Carries out all orders; whether it is the end.
-    fn obey(&mut self, now: Instant) -> bool {
+    /// Gives the pipes to the one who goes on with them.
+    fn hand_over(self, heir: &SyncSender<Vec<Followed>>) {
+        let followed = self
+            .sources
+            .into_iter()
+            .map(|(id, Source { pipe, origin, lines })| Followed { id, origin, pipe, lines });
+        // Nobody waits for them any more, where this fails.
+        let _ = heir.send(followed.collect());
+    }
+
+    /// Carries out all orders; whether it is the end, and who wants the pipes then.
+    fn obey(&mut self, now: Instant) -> (bool, Option<SyncSender<Vec<Followed>>>) {
         for order in self.orders.take() {
             match order {
                 Order::Say(entry) => self.outlet.put(entry),
@@ -154,15 +186,21 @@ impl Relay {
                     self.catch_up(id, now);
                     self.outlet.put(entry);
                 }
-                Order::Follow(id, origin, pipe) => self.follow(id, origin, pipe),
-                Order::End => return true,
+                Order::Follow(followed) => self.follow(followed, now),
+                Order::Suspend(heir) => return (true, Some(heir)),
+                Order::End => return (true, None),
             }
         }
-        false
+        (false, None)
     }
 
-    fn follow(&mut self, id: u64, origin: Arc<Origin>, pipe: OwnedFd) {
-        let source = Source { pipe, origin, lines: Lines::default() };
+    fn follow(&mut self, followed: Followed, now: Instant) {
+        let Followed { id, origin, pipe, mut lines } = followed;
+        lines.resume(now);
+        if let Some(deadline) = lines.deadline() {
+            self.quiet.insert((deadline, id));
+        }
+        let source = Source { pipe, origin, lines };
         if let Err(error) = self.poller.add(&source, id) {
             let text = format!("the output of {} cannot be watched: {error}", source.origin);
             self.outlet.put(Entry::new(Level::Error, text));

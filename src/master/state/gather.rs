@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{FORMAT, Packing, State, Text, boot, micros, monotonic};
 use crate::kinds::native::Worker;
+use crate::master::absent::Absent;
 use crate::master::listeners::{Listener, Listeners, Origin};
 use crate::master::pin::{Directory, Held, Interpreter, Pinned, Program};
 use crate::master::prepare::Editions;
@@ -26,7 +27,8 @@ impl Daemon {
             // One that is not in the mind is gone in the same turn.
             Some(gather_worker(worker, *seats.get(id)?, packing))
         });
-        let workers = workers.collect();
+        let mut workers: Vec<super::Worker> = workers.collect();
+        workers.extend(self.absent.values().map(|absent| gather_absent(absent, packing)));
         let boards = self.boards.0.iter().map(|(&pool, (board, _))| {
             let (device, inode) = board.identity();
             super::Board { pool, device, inode, number: packing.pack(board) }
@@ -66,11 +68,27 @@ fn gather_worker<'a>(worker: &'a Worker, seat: Seat, packing: &mut Packing<'a>) 
         begun: process.begun(),
         is_child: process.is_child(),
         token: None,
+        absent: None,
         is_notorious: worker.is_notorious,
         is_expelled: worker.is_expelled,
         pidfd: packing.pack(process),
         channel: packing.pack(&worker.channel),
         theirs: packing.pack(&worker.theirs),
+    }
+}
+
+fn gather_absent<'a>(absent: &'a Absent, packing: &mut Packing<'a>) -> super::Worker {
+    let Absent { who, seat, process, token, board } = absent;
+    super::Worker {
+        who: *who,
+        seat: *seat,
+        pid: process.id(),
+        begun: process.begun(),
+        is_child: process.is_child(),
+        token: Some(token.clone()),
+        absent: Some(*board),
+        pidfd: packing.pack(process),
+        ..super::Worker::default()
     }
 }
 

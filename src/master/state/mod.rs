@@ -12,9 +12,10 @@
 //! ```text
 //! mod        what there is           luggage   which descriptors are carried
 //! kept       what outlives a crash   gather    how things are → State
-//!                                    resume    State → how things are
+//! carry      what is only carried    resume    State → how things are
 //! ```
 
+mod carry;
 mod gather;
 pub(crate) mod kept;
 mod luggage;
@@ -33,9 +34,7 @@ pub(crate) use luggage::{Luggage, Number, Packing};
 pub(crate) use resume::Descriptors;
 
 use crate::config::Config;
-use crate::supervisor::{
-    ConnectionId, Edition, ListenerId, PoolId, Seat, Snapshot, Who, WishId, WorkerId,
-};
+use crate::supervisor::{ConnectionId, Edition, ListenerId, PoolId, Seat, Snapshot, Who, WishId};
 use crate::sys::process::Identity;
 
 /// In the environment of the next image: its process id and the number of the state, `4711:5`.
@@ -178,6 +177,8 @@ pub(crate) struct Worker {
     /// By which it is known again after a crash. `None`: it cannot be adopted, and drains by itself
     /// when its master is gone.
     pub(crate) token: Option<String>,
+    /// It has not come to this master yet, and counts on the scoreboard of this device and inode.
+    pub(crate) absent: Option<(u64, u64)>,
     pub(crate) is_notorious: bool,
     pub(crate) is_expelled: bool,
     pub(crate) pidfd: Option<Number>,
@@ -230,13 +231,10 @@ pub(crate) struct Carried {
     pub(crate) stored_pipes: BTreeMap<u64, String>,
     pub(crate) notify: Notify,
     pub(crate) kept: Option<Kept>,
-    /// Workers of a killed master that have not come yet.
-    pub(crate) absent: Vec<WorkerId>,
     pub(crate) was_told_to_stop: bool,
     pub(crate) is_subreaper: bool,
     pub(crate) has_terminal: bool,
     pub(crate) has_warned_of_output: bool,
-    pub(crate) is_greeted: bool,
 }
 
 /// A client's connection in the master's hand.
@@ -256,6 +254,7 @@ pub(crate) struct Connection {
 pub(crate) struct Control {
     pub(crate) path: Text,
     pub(crate) listener: Number,
+    pub(crate) inode: u64,
     pub(crate) clients: Vec<ControlClient>,
     pub(crate) last: u64,
 }
@@ -336,6 +335,21 @@ impl State {
             let theirs = head.version;
             format!("rcluster {own} cannot read the state of rcluster {theirs}: {error}")
         })
+    }
+
+    /// Whether the next image can unpack what it needs.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Some(carried) = &self.carried else {
+            return Err("nothing was carried over".to_owned());
+        };
+        let all: std::collections::BTreeSet<&Number> = carried.numbers.iter().collect();
+        if all.len() != carried.numbers.len() {
+            return Err("a descriptor is carried twice".to_owned());
+        }
+        Ok(())
     }
 
     /// The moment when it was written, by this process' clock.
