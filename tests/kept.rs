@@ -126,7 +126,9 @@ fn systemd_keeps_it_in_its_store() {
     signal(pid, "KILL");
     assert!(wait_gone(pid, support::PATIENCE) && !is_alive(pid));
     let memfd = manager.take_descriptor("FDSTORE=1\nFDNAME=rcluster-state");
-    let stored = vec![("rcluster-state".to_owned(), memfd)];
+    let name = format!("rcluster-listener.127.0.0.1_{}", cluster.port);
+    let listener = manager.take_descriptor(&format!("FDSTORE=1\nFDNAME={name}"));
+    let stored = vec![("rcluster-state".to_owned(), memfd), (name, listener)];
     let port = cluster.port;
     let (mut cluster, manager) = run(stored, tempfile::tempdir().unwrap(), port, "broken");
     cluster.wait_for("everything is as before the master was killed");

@@ -28,7 +28,7 @@ pub(crate) struct Absent {
 impl Daemon {
     /// Looks after the workers of a killed master: answers those who will come. Who was not ready is
     /// killed; who cannot come drains by itself.
-    pub(super) fn expect(&mut self, state: &state::State) -> BTreeSet<WorkerId> {
+    pub(super) fn look_out(&mut self, state: &state::State) -> BTreeSet<WorkerId> {
         let ready: BTreeSet<WorkerId> = state
             .mind
             .workers()

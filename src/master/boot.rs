@@ -150,7 +150,7 @@ impl Daemon {
         self.is_resumed = true;
         let (now, taken) = (self.now, state.taken_at(self.now));
         let mut reopened = state::Descriptors::Reopened;
-        let awaited = self.expect(&state);
+        let awaited = self.look_out(&state);
         let (pid, count) = (state.pid, awaited.len());
         let editions = Editions::resume(state.editions, &mut reopened)?;
         let mind = Supervisor::restore(state.mind, taken, How::Orphaned { now, awaited })?;

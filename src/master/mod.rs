@@ -276,10 +276,8 @@ impl Daemon {
     ) -> Result<Daemon, String> {
         let fail = |what: &str, error: std::io::Error| format!("{what}: {error}");
         let settings = &config.master;
-        let control = match &options.control {
-            None => None,
-            Some(path) => Some(Control::open(path, settings)?),
-        };
+        let control = options.control.as_ref().map(|path| Control::open(path, settings));
+        let control = control.transpose()?;
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
         Ok(Daemon {

@@ -380,7 +380,7 @@ fn judge(upgrade: &Upgrade, path: &Path, ending: std::io::Result<Ending>) -> Res
     let text = String::from_utf8_lossy(&text);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let has_passed = lines().any(|line| line.starts_with("rcluster ") && line.ends_with(PASSED));
-    let said = lines().last().unwrap_or("it said nothing").trim_start_matches("<3>");
+    let said = lines().next_back().unwrap_or("it said nothing").trim_start_matches("<3>");
     match ending {
         Ok(Ending::Status(0)) if has_passed => Ok(()),
         Ok(Ending::Status(0)) => Err(format!(

@@ -152,7 +152,9 @@ impl Process {
     /// One that an earlier image of this process knew, by the pidfd that it had.
     #[must_use]
     pub fn resumed(id: u32, began: u64, pidfd: OwnedFd, is_child: bool) -> Process {
-        Process { id: Pid::from_raw(id.cast_signed()), pidfd, begun: began, is_child }
+        // No process has a number that large.
+        let id = Pid::from_raw(i32::try_from(id).unwrap_or(i32::MAX));
+        Process { id, pidfd, begun: began, is_child }
     }
 
     /// When it was started, in clock ticks since the machine was. 0: that is not known.

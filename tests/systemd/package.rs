@@ -191,6 +191,7 @@ fn upgrades_and_downgrades_lose_nobody(machine: &Machine) {
         let load = paced(machine, 600, "/sleep/20");
         wait_answers(&load, 100);
         assert_eq!(version(machine, ""), OWN);
+        let pid = machine.property("MainPID");
         for (package, expected) in
             [("other", OTHER), ("own", OWN), ("other", OTHER), ("other", OTHER), ("own", OWN)]
         {
@@ -198,6 +199,7 @@ fn upgrades_and_downgrades_lose_nobody(machine: &Machine) {
             assert!(!said.text.contains("rcluster:"), "{}", said.text);
             assert_eq!(version(machine, ""), expected);
             assert_eq!(version(machine, "-i shop"), expected);
+            assert_eq!(machine.property("MainPID"), pid, "it was restarted: {}", said.text);
             wait_answers(&load, 100);
         }
         let tally = load.finish();
@@ -292,7 +294,10 @@ fn the_rpm_is_installed_upgraded_and_erased(machine: &Machine) {
         wait_answers(&load, 50);
         let pid = machine.property("MainPID");
         machine.sh(&format!("{rpm} -U --force --nodeps /root/own.rpm")).ok();
-        assert_ne!(machine.property("MainPID"), pid, "the old program serves on");
+        assert_eq!(machine.property("MainPID"), pid, "it was restarted");
+        let is_new =
+            format!("test $(stat -Lc %i /proc/{pid}/exe) = $(stat -c %i /usr/bin/rcluster)");
+        machine.sh(&is_new).ok();
         wait_answers(&load, 50);
         assert_eq!(load.finish().failed, Vec::<String>::new());
         assert!(machine.sh("cat /etc/rcluster/rcluster.toml").text.contains("demo-worker"));

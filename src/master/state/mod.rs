@@ -19,19 +19,21 @@ mod carry;
 mod gather;
 pub(crate) mod kept;
 mod luggage;
+mod moment;
 mod resume;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use luggage::{Luggage, Number, Packing};
+pub(crate) use moment::{Micros, boot, instant, micros, monotonic};
 pub(crate) use resume::Descriptors;
+pub(crate) use text::Text;
 
 use crate::config::Config;
 use crate::supervisor::{ConnectionId, Edition, ListenerId, PoolId, Seat, Snapshot, Who, WishId};
@@ -44,9 +46,6 @@ pub(crate) const REHEARSAL_VARIABLE: &str = "RCLUSTER_REHEARSAL";
 
 /// The form that this version writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
-
-/// µs since another moment; negative: before it.
-pub(crate) type Micros = i64;
 
 /// Everything.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -356,67 +355,5 @@ impl State {
     pub(crate) fn taken_at(&self, now: Instant) -> Instant {
         let since = monotonic().saturating_sub(self.taken);
         now.checked_sub(Duration::from_micros(since)).unwrap_or(now)
-    }
-}
-
-/// µs of CLOCK_MONOTONIC, which all processes of a machine share.
-pub(crate) fn monotonic() -> u64 {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    // That clock cannot fail.
-    let time = time.map_or(Duration::ZERO, Duration::from);
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Which run of the machine this is.
-pub(crate) fn boot() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
-}
-
-/// `at`, from `taken` on.
-pub(crate) fn micros(at: Instant, taken: Instant) -> Micros {
-    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-    match at.checked_duration_since(taken) {
-        Some(after) => micros(after),
-        None => -micros(taken.saturating_duration_since(at)),
-    }
-}
-
-/// And back.
-pub(crate) fn instant(at: Micros, taken: Instant) -> Instant {
-    let distance = Duration::from_micros(at.unsigned_abs());
-    let there = if at < 0 { taken.checked_sub(distance) } else { taken.checked_add(distance) };
-    there.unwrap_or(taken)
-}
-
-/// What the system calls a string: most often text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Text {
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-impl Default for Text {
-    fn default() -> Text {
-        Text::Text(String::new())
-    }
-}
-
-impl<T: AsRef<OsStr> + ?Sized> From<&T> for Text {
-    fn from(text: &T) -> Text {
-        match text.as_ref().to_str() {
-            Some(text) => Text::Text(text.to_owned()),
-            None => Text::Bytes(text.as_ref().as_bytes().to_vec()),
-        }
-    }
-}
-
-impl From<Text> for OsString {
-    fn from(text: Text) -> OsString {
-        match text {
-            Text::Text(text) => text.into(),
-            Text::Bytes(bytes) => OsString::from_vec(bytes),
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! What is written is read again, whatever happened to it on the way.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 
 use super::kept::{Kept, decode, encode};
 use super::*;

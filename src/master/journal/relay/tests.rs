@@ -44,7 +44,8 @@ impl Bench {
         let (read, write) = pipe().unwrap();
         let slot = u32::try_from(id).unwrap();
         let origin = Origin { pool: "web".into(), slot, generation: 1, pid: 1 };
-        self.orders.put(Order::Follow(id, Arc::new(origin), read));
+        let (origin, lines) = (Arc::new(origin), Lines::default());
+        self.orders.put(Order::Follow(Followed { id, origin, pipe: read, lines }));
         File::from(write)
     }
 
