@@ -62,6 +62,7 @@ use crate::supervisor::{
     ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
 };
 use crate::sys::poller::Poller;
+use crate::wire::control::Answer;
 use absent::Absent;
 use announce::Pulse;
 use boards::Boards;
@@ -180,6 +181,8 @@ pub(crate) struct Daemon {
     control_rests_until: Option<Instant>,
     editions: Editions,
     wishes: BTreeMap<WishId, Wish>,
+    /// Outcomes for control clients, until they are written down.
+    replies: Vec<(u64, Answer)>,
     last_wish: u64,
     source: Source,
     /// What the settled pools were configured with.
@@ -295,6 +298,7 @@ impl Daemon {
             control_rests_until: None,
             editions: Editions::default(),
             wishes: BTreeMap::new(),
+            replies: Vec::new(),
             last_wish: 0,
             source: options.source,
             outputs: Outputs::new(settings.log),
@@ -334,6 +338,7 @@ impl Daemon {
             self.perform_all();
             self.keep_listeners();
             self.keep_state();
+            self.send_replies();
             if let Some(ending) = self.ended.take() {
                 return ending;
             }

@@ -269,6 +269,14 @@ impl Daemon {
             Err(why) => Answer::refusal("Failed", format!("rolled back: {why}")),
         };
         if let Some((client, _)) = wish.client {
+            self.replies.push((client, answer));
+        }
+    }
+
+    /// Who waited for a reload hears of it once it is written down: from then on it outlives this
+    /// master.
+    pub(super) fn send_replies(&mut self) {
+        for (client, answer) in std::mem::take(&mut self.replies) {
             self.answer(client, &answer);
         }
     }

@@ -50,20 +50,9 @@ const PASSED: &str = "can go on from here";
 /// Of what a rehearsal printed, so much is read.
 const OUTPUT_MAX: u64 = 64 * 1024;
 
-/// What of the master's environment no other program but the next image is to see.
-const OWN: &[&str] = &[
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "FDSTORE",
-    STATE_VARIABLE,
-    REHEARSAL_VARIABLE,
-];
-/// What the next image is not to see, either.
+/// What of the master's environment is between it and the service manager.
+const MANAGER: &[&str] = &["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE"];
+/// What is only meant for the image that finds it.
 const STALE: &[&str] = &[
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -182,7 +171,8 @@ impl Daemon {
     /// same.
     pub(super) fn ask_upgrade(&mut self, client: Option<u64>) {
         if self.was_told_to_stop {
-            return self.answer_upgrade(client.into_iter().collect(), "the service is stopping");
+            self.refuse_upgrade(client.into_iter().collect(), "the service is stopping");
+            return;
         }
         if let Some(upgrade) = &mut self.upgrade {
             return upgrade.asked_by.extend(client);
@@ -207,7 +197,7 @@ impl Daemon {
         let mut arguments = std::env::args_os();
         let mut command = Command::new(&self.own_path);
         command.arg0(arguments.next().unwrap_or_default()).args(arguments);
-        OWN.iter().for_each(|variable| _ = command.env_remove(variable));
+        MANAGER.iter().chain(STALE).for_each(|variable| _ = command.env_remove(variable));
         let value = format!("{}:{}", std::process::id(), number_of(&state));
         command.env(REHEARSAL_VARIABLE, value).stdin(Stdio::null());
         command.stdout(write.try_clone().map_err(fail)?).stderr(write);
@@ -250,6 +240,8 @@ impl Daemon {
     /// Replaces the image. Comes back only if that fails.
     fn upgrade_now(&mut self, asked_by: Vec<u64>) {
         self.perform_all();
+        self.keep_state();
+        self.send_replies();
         if self.was_told_to_stop || self.ended.is_some() {
             return self.fail_upgrade(asked_by, "the service is stopping");
         }
@@ -352,17 +344,17 @@ impl Daemon {
     }
 
     fn fail_upgrade(&mut self, asked_by: Vec<u64>, why: &str) {
-        let text = format!("not upgraded: {why}; rcluster {} serves on", env!("CARGO_PKG_VERSION"));
+        let text = self.refuse_upgrade(asked_by, why);
         let entry = Entry::new(Level::Error, text).id(MessageId::UpgradeFailed);
         self.journal.say(entry.with(CAUSE, why));
-        self.answer_upgrade(asked_by, why);
     }
 
-    fn answer_upgrade(&mut self, asked_by: Vec<u64>, why: &str) {
-        let reason =
-            format!("not upgraded: {why}; rcluster {} serves on", env!("CARGO_PKG_VERSION"));
-        let answer = Answer::refusal("Failed", reason);
+    fn refuse_upgrade(&mut self, asked_by: Vec<u64>, why: &str) -> String {
+        let own = env!("CARGO_PKG_VERSION");
+        let text = format!("not upgraded: {why}; rcluster {own} serves on");
+        let answer = Answer::refusal("Failed", text.clone());
         asked_by.into_iter().for_each(|client| self.answer(client, &answer));
+        text
     }
 }
 
