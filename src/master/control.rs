@@ -35,10 +35,20 @@ pub(crate) struct Control {
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,
+    peer: Peer,
     /// It may command, not only look.
     is_trusted: bool,
     received: Vec<u8>,
     unsent: Vec<u8>,
+}
+
+/// Who a client was when it connected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    /// User id.
+    pub(crate) user: u32,
+    /// Process id.
+    pub(crate) process: i32,
 }
 
 /// What a readable client brought.
@@ -119,17 +129,23 @@ impl Control {
             Err(error) => return Err(error),
         };
         stream.set_nonblocking(true)?;
-        let peer = getsockopt(&stream, PeerCredentials)?.uid();
-        let is_trusted = peer == 0 || peer == nix::unistd::geteuid().as_raw();
+        let peer = getsockopt(&stream, PeerCredentials)?;
+        let peer = Peer { user: peer.uid(), process: peer.pid() };
+        let is_trusted = peer.user == 0 || peer.user == nix::unistd::geteuid().as_raw();
         self.last += 1;
         let (received, unsent) = (Vec::new(), Vec::new());
-        self.clients.insert(self.last, Client { stream, is_trusted, received, unsent });
+        self.clients.insert(self.last, Client { stream, peer, is_trusted, received, unsent });
         Ok(Some(self.last))
     }
 
     /// The socket of a client.
     pub(crate) fn socket(&self, id: u64) -> Option<&UnixStream> {
         Some(&self.clients.get(&id)?.stream)
+    }
+
+    /// Who a client is.
+    pub(crate) fn peer(&self, id: u64) -> Option<Peer> {
+        Some(self.clients.get(&id)?.peer)
     }
 
     /// Whether a client may command.

@@ -8,7 +8,8 @@
 //! observe, perform     the two halves            commands          what is commanded
 //! inherit, listeners   sockets, by name          token, signals    what a readable descriptor is
 //! stored               sockets kept by systemd   breakdown         what a broken promise leads to
-//! prepare              a configuration → a wish  control           who may command
+//! reload, prepare      a configuration → a wish  control           who may command
+//! probe, rehearsal     does a worker work?       history           the last reloads
 //! pin, accounts        what a generation runs    boards            scoreboards for the mind
 //! linger, diagnose     whom nobody takes, what hangs
 //! journal, record      what is said              report            how things are
@@ -25,6 +26,7 @@ mod commands;
 mod control;
 mod diagnose;
 mod handback;
+mod history;
 mod inherit;
 mod journal;
 mod linger;
@@ -36,7 +38,10 @@ mod output;
 mod perform;
 mod pin;
 mod prepare;
+mod probe;
 mod record;
+mod rehearsal;
+mod reload;
 mod report;
 mod signals;
 mod stored;
@@ -51,13 +56,12 @@ pub use api::Master;
 
 use crate::config::{Config, MasterSettings, Problems};
 use crate::kinds::native::{Client, Worker};
-use crate::supervisor::{
-    ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
-};
+use crate::supervisor::{ConnectionId, ListenerId, Progress, Supervisor, WishId, WorkerId};
 use crate::sys::poller::Poller;
-use announce::Pulse;
+use announce::{Outcome, Pulse};
 use boards::Boards;
 use control::Control;
+use history::History;
 use inherit::Inheritance;
 use journal::{Journal, Level};
 use linger::Lingering;
@@ -65,6 +69,9 @@ use listeners::Listeners;
 use notify::Notify;
 use output::Outputs;
 use prepare::Editions;
+use probe::Probes;
+use rehearsal::Rehearsal;
+use reload::Wish;
 use signals::Signals;
 use token::Token;
 
@@ -136,22 +143,6 @@ pub struct Options {
 /// How the master ends.
 type Ending = Result<(), String>;
 
-/// A wish whose outcome somebody awaits.
-struct Wish {
-    /// The control client, and whether it wants to hear of progress.
-    client: Option<(u64, bool)>,
-    config: Arc<Config>,
-    names: Vec<String>,
-    edition: Edition,
-}
-
-struct Outcome {
-    /// What systemd is told with it, 0: it went well.
-    errno: u32,
-    message: String,
-    at: Instant,
-}
-
 pub(crate) struct Daemon {
     supervisor: Supervisor,
     boards: Boards,
@@ -168,6 +159,9 @@ pub(crate) struct Daemon {
     editions: Editions,
     wishes: BTreeMap<WishId, Wish>,
     last_wish: u64,
+    history: History,
+    probes: Probes,
+    rehearsal: Rehearsal,
     source: Source,
     /// What the settled pools were configured with.
     config: Config,
@@ -252,6 +246,9 @@ impl Daemon {
             editions: Editions::default(),
             wishes: BTreeMap::new(),
             last_wish: 0,
+            history: History::default(),
+            probes: Probes::default(),
+            rehearsal: Rehearsal::default(),
             source: options.source,
             outputs: Outputs::new(settings.log),
             config,
@@ -302,7 +299,10 @@ impl Daemon {
         self.listeners.discard_unused(&config);
         let prepared = self.editions.prepare(&config, &[], &[], &mut self.listeners)?;
         let edition = prepared.edition;
-        self.wish(Wish { client: None, config, names: Vec::new(), edition }, prepared);
+        self.wish(
+            Wish { client: None, caller: None, config, names: Vec::new(), edition },
+            prepared,
+        );
         Ok(())
     }
 
@@ -350,6 +350,8 @@ impl Daemon {
             self.pulse.deadline(),
             self.control_rests_until,
             self.notify.deadline(),
+            self.probes.deadline(),
+            self.rehearsal.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -361,6 +363,8 @@ impl Daemon {
         for id in self.lingering.overdue(self.now) {
             self.close_lingering(id);
         }
+        self.end_overdue_probes();
+        self.tend_rehearsal();
         self.resume_control();
         self.notify.retry(self.now);
     }

@@ -36,8 +36,12 @@ impl Daemon {
         match token {
             Token::Signals => self.observe_signals(),
             Token::Listener(id) => self.observe_listener(id),
+            Token::Channel(id) | Token::Process(id) if self.rehearsal.knows(id) => {
+                self.observe_rehearsal(id);
+            }
             Token::Channel(id) => self.observe_channel(id),
             Token::Process(id) => self.observe_process(id),
+            Token::Probe(id) => self.observe_probe(id),
             Token::Control => self.observe_control(),
             Token::Client(id) => self.observe_client(id),
             Token::Unsent(id) => self.observe_unsent(id),
@@ -236,6 +240,7 @@ impl Daemon {
             }
         }
         // The lines about it need its process id: they are written before it is forgotten.
+        self.end_probes_of(id);
         self.report(Event::Exited { worker: id, how, rescued });
         self.workers.remove(&id);
     }
@@ -257,6 +262,9 @@ impl Daemon {
         }
         let mut held = Vec::new();
         for (name, client) in connections {
+            if self.take_back_probe(id, &client.socket) {
+                continue;
+            }
             match self.listeners.named(&name) {
                 Some(listener) => held.push(self.hold(listener, client)),
                 None => self.say_cut(id, &name),
@@ -292,8 +300,9 @@ impl Daemon {
         if !self.is_subreaper {
             return;
         }
-        let known: std::collections::BTreeSet<u32> =
+        let mut known: std::collections::BTreeSet<u32> =
             self.workers.values().map(|worker| worker.process.id()).collect();
+        known.extend(self.rehearsal.pids());
         if let Err(error) = reap_strangers(|pid| known.contains(&pid)) {
             self.say(Level::Warning, format!("orphans cannot be reaped: {error}"));
         }
@@ -309,6 +318,7 @@ impl Daemon {
             // A group that is gone needs no signal.
             let _ = worker.process.signal_group(Signal::SIGKILL);
         }
+        self.kill_rehearsal();
         let count = self.workers.len();
         self.ended = Some(Err(format!("{name} came twice: {count} workers were killed")));
     }

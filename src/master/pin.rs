@@ -23,7 +23,7 @@ use std::process::Command;
 use nix::libc;
 
 use super::accounts::identity;
-use crate::config::{Pool, why};
+use crate::config::{Pool, Probe, why};
 use crate::sys::ancillary::number_of;
 use crate::sys::process::Identity;
 
@@ -52,6 +52,7 @@ pub(crate) struct Pinned {
     directory: Option<OwnedFd>,
     environment: Vec<(OsString, OsString)>,
     pub(crate) identity: Option<Identity>,
+    pub(crate) probe: Option<Probe>,
 }
 
 /// A file, opened; and what it was when it was opened.
@@ -100,7 +101,8 @@ impl Pinned {
         let words = pool.command.iter().skip(1).map(OsString::from);
         let arguments = words.map(|word| resolve_argument(word, base.as_deref())).collect();
         let identity = identity(pool)?;
-        Ok(Pinned { program, arguments, directory, environment, identity })
+        let probe = pool.probe.clone();
+        Ok(Pinned { program, arguments, directory, environment, identity, probe })
     }
 
     /// Whether workers started from this and from `other` would be the same.
@@ -114,6 +116,11 @@ impl Pinned {
             && self.environment == other.environment
             && self.identity == other.identity
             && place_of(self.directory.as_ref()) == place_of(other.directory.as_ref())
+    }
+
+    /// Why it cannot be started, as far as that is known without trying.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        self.program.as_ref().err().map(String::as_str)
     }
 
     /// What of it has been overwritten in place since, for people.
@@ -145,6 +152,18 @@ impl Pinned {
     }
 }
 
+/// Why a program could not be executed.
+pub(crate) fn cannot_run(program: &Path, error: &io::Error) -> String {
+    let more = match error.raw_os_error() {
+        Some(libc::ENOEXEC) => {
+            ": it is built for another kind of machine, or a script without a #! line"
+        }
+        Some(libc::ENOENT) if program.exists() => ": what is missing is its loader or interpreter",
+        _ => "",
+    };
+    format!("cannot run {}: {}{more}", program.display(), why(error))
+}
+
 /// Which directory an open one is.
 fn place_of(directory: Option<&OwnedFd>) -> Option<(u64, u64)> {
     let metadata = File::from(directory?.try_clone().ok()?).metadata().ok()?;
@@ -165,6 +184,9 @@ impl Program {
         let name = path.display();
         let held = Held::open(path)
             .map_err(|error| format!("the program {name} cannot be opened: {}", why(&error)))?;
+        if is_foreign(&held.file) {
+            return Err(format!("the program {name} is built for another kind of machine"));
+        }
         let interpreter = match shebang(&held.file) {
             None => None,
             Some((path, argument)) => {
@@ -250,6 +272,32 @@ impl Stamp {
     fn is_same_file(self, other: Stamp) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
+}
+
+/// Whether a program is built for a machine of another kind than this process. Not where something
+/// (binfmt_misc) may run such programs all the same.
+fn is_foreign(file: &File) -> bool {
+    // How the bytes of a number are ordered, and the kind of machine (elf(5)).
+    let kind = |file: &File| {
+        let mut head = [0; 20];
+        file.read_exact_at(&mut head, 0).ok()?;
+        head.starts_with(b"\x7fELF").then_some((head[5], [head[18], head[19]]))
+    };
+    let own = File::open("/proc/self/exe").ok().and_then(|file| kind(&file));
+    let (Some(theirs), Some(own)) = (kind(file), own) else { return false };
+    // 64-bit machines of these two kinds run programs of their 32-bit ancestors: i386, ARM.
+    let ancestor: Option<[u8; 2]> = match u16::from_le_bytes(own.1) {
+        62 => Some([3, 0]),
+        183 => Some([40, 0]),
+        _ => None,
+    };
+    let is_kin = theirs.0 == own.0 && (theirs.1 == own.1 || Some(theirs.1) == ancestor);
+    let helpers = std::fs::read_dir("/proc/sys/fs/binfmt_misc");
+    let is_helped = helpers.is_ok_and(|entries| {
+        let names = entries.flatten().map(|entry| entry.file_name());
+        names.into_iter().any(|name| name != "status" && name != "register")
+    });
+    !is_kin && !is_helped
 }
 
 /// The interpreter of a script and its one argument (execve(2), "Interpreter scripts").

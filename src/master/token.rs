@@ -16,6 +16,8 @@ pub(crate) enum Token {
     Lingering(u64),
     /// Workers' output has ended.
     Journal,
+    /// A worker answers a probe.
+    Probe(WorkerId),
 }
 
 impl Token {
@@ -33,6 +35,7 @@ impl Token {
             Token::Unsent(id) => (6, id),
             Token::Lingering(id) => (7, id),
             Token::Journal => (8, 0),
+            Token::Probe(id) => (9, id.0),
         };
         kind << Token::SHIFT | id
     }
@@ -49,7 +52,8 @@ impl Token {
             5 => Token::Client(id),
             6 => Token::Unsent(id),
             7 => Token::Lingering(id),
-            _ => Token::Journal,
+            8 => Token::Journal,
+            _ => Token::Probe(WorkerId(id)),
         }
     }
 }
@@ -70,6 +74,7 @@ mod tests {
             Token::Unsent(9),
             Token::Lingering(u64::from(u32::MAX)),
             Token::Journal,
+            Token::Probe(WorkerId(1 << 48)),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

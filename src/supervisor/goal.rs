@@ -47,6 +47,9 @@ pub(super) struct Rollout {
     pub(super) wishes: Vec<WishId>,
     pub(super) begun: Instant,
     pub(super) course: Course,
+    /// Pools whose canary has not passed. Nobody else is replaced, and nobody retires, until all
+    /// have.
+    pub(super) untried: BTreeSet<PoolId>,
 }
 
 /// Where a rollout is heading.
@@ -128,7 +131,7 @@ impl Goal {
     }
 
     /// Whether this generation is the one whose first failed start fails the rollout under way.
-    pub(super) fn is_on_trial(&self, generation: Generation) -> bool {
+    pub(super) fn is_rolled_out(&self, generation: Generation) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| {
             rollout.course == Course::Forward && rollout.generation == generation
         })

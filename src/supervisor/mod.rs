@@ -15,9 +15,10 @@
 //! turn: that costs nothing when nothing is due.
 //!
 //! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `seats`, `reconcile`, `rollout`,
-//! `failure`, `dispatch`, `doors`, `held`, `stall`, `idle`.
+//! `canary`, `failure`, `toll`, `dispatch`, `doors`, `held`, `stall`, `idle`.
 
 mod action;
+mod canary;
 mod chance;
 mod dispatch;
 mod display;
@@ -36,6 +37,7 @@ mod stall;
 mod status;
 #[cfg(test)]
 mod tests;
+mod toll;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -50,12 +52,14 @@ pub use policy::{
 };
 pub use seats::SEATS;
 pub use status::{PhaseName, PoolProgress, PoolStatus, Progress, Status, WorkerStatus};
+pub use toll::Toll;
 
 use chance::Chance;
 use dispatch::Desk;
 use doors::Door;
 use goal::Goal;
 use roster::{Phase, Roster};
+use toll::Bill;
 
 /// What a worker counted. Untrusted: the mind bounds it before use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +113,8 @@ pub struct Supervisor {
     doors: BTreeMap<ListenerId, Door>,
     desks: BTreeMap<PoolId, Desk>,
     editions: BTreeSet<Edition>,
+    /// Of the reloads whose retired workers are not all gone.
+    bills: BTreeMap<Generation, Bill>,
     /// Systemd was told READY before.
     was_ready: bool,
     /// The service ends when nobody has used it for so long.
@@ -139,6 +145,7 @@ impl Supervisor {
             doors: BTreeMap::new(),
             desks: BTreeMap::new(),
             editions: BTreeSet::new(),
+            bills: BTreeMap::new(),
             was_ready: false,
             idle_exit: None,
             idle: None,
@@ -169,8 +176,12 @@ impl Supervisor {
             }
             Event::Unfit { worker, why } => self.dismiss(worker, why, now),
             Event::Ready { worker, limit, handback } => {
-                self.promote(worker, limit, handback, now);
+                self.receive_ready(worker, limit, handback, now);
             }
+            Event::Probed { worker, result, is_left } => {
+                self.judge_probe(worker, result, is_left, now);
+            }
+            Event::ProbeReturned { worker } => self.unsend_probe(worker),
             Event::RetireRequested { worker } => self.note_due(worker, now),
             Event::Drained { worker } => self.roster.note_drained(worker, now),
             Event::Exited { worker, how, rescued } => {
@@ -186,7 +197,11 @@ impl Supervisor {
             }
             Event::Returned { held, worker, is_full } => {
                 let shunned = is_full && self.suspect(worker, now, board);
-                return self.put_back(worker, held, shunned, now, board);
+                self.put_back(worker, held, shunned, now, board);
+                // For a canary, that was the end of its trial.
+                if !shunned {
+                    return;
+                }
             }
             Event::AcceptFailed { listener } => {
                 if let Some(pool) = self.doors.get(&listener).map(|door| door.pool) {
@@ -209,6 +224,7 @@ impl Supervisor {
         }
         self.goal_timeout(now);
         self.check_progress(now, board);
+        self.probe_canaries(now, board);
         self.dispatch_timeout(now, board);
         self.check_idle(now, board);
         self.reconcile(now, board);
@@ -231,6 +247,7 @@ impl Supervisor {
             self.goal_deadline(),
             self.dispatch_deadline(),
             self.progress_check,
+            self.canary_deadline(),
             self.idle_deadline(),
         ];
         self.deadline =
@@ -313,20 +330,6 @@ impl Supervisor {
         }
     }
 
-    fn promote(&mut self, id: WorkerId, limit: u32, handback: bool, now: Instant) {
-        if !self.roster.promote(id, limit, now) {
-            return;
-        }
-        let Some(worker) = self.roster.get_mut(id) else { return };
-        worker.handback = handback;
-        let who = worker.who;
-        if let Some(goal) = self.goal.pools.get_mut(&who.pool) {
-            goal.note_ready(who.generation, who.slot);
-        }
-        self.renew_candidates(who.pool);
-        self.record(Record::Ready(who));
-    }
-
     fn note_room(&mut self, worker: WorkerId, now: Instant, board: &impl Board) {
         self.note_life(worker, board);
         if let Some(pool) = self.roster.get(worker).map(|worker| worker.who.pool) {
@@ -349,6 +352,7 @@ impl Supervisor {
         };
         worker.messages += u64::from(pinged);
         let pool = worker.who.pool;
+        self.charge_rescued(id, &connections);
         self.hold(pool, connections);
         self.watch_progress(now);
         self.resume(pool, now, board);
