@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::Signal;
 
 use super::journal::{Level, MessageId};
-use super::pin::cannot_run;
+use super::pin::{Invocation, cannot_run};
 use super::{Daemon, Token};
 use crate::kinds::native::{Client, Start, Worker};
 use crate::supervisor::{
@@ -93,7 +93,7 @@ impl Daemon {
         if let Some(what) = pinned.overwritten().filter(|_| !last_resort) {
             return Err(format!("cannot be started as it was: {what}"));
         }
-        let (mut command, keep) = pinned.command()?;
+        let Invocation { mut command, name, keep } = pinned.invocation()?;
         let plain = |error: std::io::Error| crate::config::why(&error);
         let directory = pinned.directory().map_err(plain)?;
         let identity = pinned.identity.clone();
@@ -109,6 +109,7 @@ impl Daemon {
             board,
             words,
             command,
+            name,
             keep,
             directory,
             identity,

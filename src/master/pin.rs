@@ -71,6 +71,16 @@ struct Stamp {
     modified: (i64, i64),
 }
 
+/// How a program is started.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    pub(crate) command: Command,
+    /// What it is told that it is called: its own path, also where another one must be executed.
+    pub(crate) name: OsString,
+    /// Descriptors that it must inherit.
+    pub(crate) keep: Vec<OwnedFd>,
+}
+
 #[derive(Debug)]
 struct Program {
     held: Held,
@@ -131,16 +141,16 @@ impl Pinned {
         Some(format!("{} was overwritten in place", changed.path.display()))
     }
 
-    /// The command to start, and descriptors that it must inherit.
+    /// How to start it.
     ///
     /// # Errors
     /// A sentence: the program cannot be run.
-    pub(crate) fn command(&self) -> Result<(Command, Vec<OwnedFd>), String> {
+    pub(crate) fn invocation(&self) -> Result<Invocation, String> {
         let program = self.program.as_ref().map_err(Clone::clone)?;
-        let (mut command, keep) = program.command().map_err(|error| error.to_string())?;
-        command.args(&self.arguments).env_clear();
-        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
-        Ok((command, keep))
+        let mut invocation = program.invocation().map_err(|error| error.to_string())?;
+        invocation.command.args(&self.arguments).env_clear();
+        invocation.command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        Ok(invocation)
     }
 
     /// The working directory for one more child.
@@ -201,26 +211,29 @@ impl Program {
         Ok(Program { held, interpreter })
     }
 
-    fn command(&self) -> io::Result<(Command, Vec<OwnedFd>)> {
-        use std::os::unix::process::CommandExt;
-        let Some(interpreter) = &self.interpreter else {
-            let mut command = Command::new(self.held.runnable());
-            command.arg0(&self.held.path);
-            return Ok((command, Vec::new()));
+    fn invocation(&self) -> io::Result<Invocation> {
+        let (path, mut keep) = (&self.held.path, Vec::new());
+        let plain = |program: PathBuf| (Command::new(program), path.into());
+        let (command, name) = match &self.interpreter {
+            None => plain(self.held.runnable()),
+            // The kernel finds the interpreter.
+            Some(interpreter) if self.held.is_in_place() && interpreter.held.is_in_place() => {
+                plain(path.clone())
+            }
+            Some(Interpreter { held, argument }) => {
+                let mut command = Command::new(held.runnable());
+                command.args(argument);
+                if self.held.is_in_place() {
+                    command.arg(path);
+                } else {
+                    let script = OwnedFd::from(self.held.file.try_clone()?);
+                    command.arg(format!("/proc/self/fd/{}", number_of(&script)));
+                    keep.push(script);
+                }
+                (command, held.path.clone().into())
+            }
         };
-        if self.held.is_in_place() && interpreter.held.is_in_place() {
-            return Ok((Command::new(&self.held.path), Vec::new()));
-        }
-        let mut command = Command::new(interpreter.held.runnable());
-        command.arg0(&interpreter.held.path);
-        command.args(&interpreter.argument);
-        if self.held.is_in_place() {
-            command.arg(&self.held.path);
-            return Ok((command, Vec::new()));
-        }
-        let script = OwnedFd::from(self.held.file.try_clone()?);
-        command.arg(format!("/proc/self/fd/{}", number_of(&script)));
-        Ok((command, vec![script]))
+        Ok(Invocation { command, name, keep })
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::journal::{Entry, Level, MessageId, Origin};
-use super::pin::{Pinned, cannot_run};
+use super::pin::{Invocation, Pinned, cannot_run};
 use super::probe::Verdict;
 use super::record::short;
 use super::{Daemon, Token};
@@ -179,7 +179,7 @@ impl Daemon {
         self.try_listeners(pool)?;
         let pinned = Pinned::new(pool)?;
         let plain = |error: std::io::Error| why(&error);
-        let (mut command, keep) = pinned.command()?;
+        let Invocation { mut command, name: arg0, keep } = pinned.invocation()?;
         let directory = pinned.directory().map_err(plain)?;
         let board = Scoreboard::create().map_err(plain)?;
         let words = board.seat(0).map_err(plain)?;
@@ -196,6 +196,7 @@ impl Daemon {
             board,
             words,
             command,
+            name: arg0,
             keep,
             directory,
             identity,

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::goal::{Course, Plan, Verdict};
+use super::goal::{Course, Plan, QUICK, Verdict};
 use super::roster::{Phase, Worker};
 use super::{Action, Board, Held, PoolId, Record, Supervisor, WorkerId};
 
@@ -56,6 +56,11 @@ impl Supervisor {
             let served = served.as_secs_f64();
             let name = format!("{}/{}", plan.policy.name, who.slot.0);
             return self.roll_back(format!("{name}: the canary {why} after {served:.1} s"));
+        }
+        // Ready, and gone at once: it might as well not have got ready.
+        if served < QUICK && self.decides_rollout(&plan, who.pool) {
+            let worker = format!("{}/{}", plan.policy.name, who.slot.0);
+            return self.roll_back(format!("{worker}: {why} as soon as it was ready"));
         }
         if let Verdict::Hopeless(count) = verdict {
             let name = &plan.policy.name;

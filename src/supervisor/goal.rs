@@ -16,7 +16,7 @@ use super::chance::Chance;
 use super::{Edition, Generation, ListenerId, Policy, PoolId, Slot, WishId};
 
 /// A worker that served less than this before it was lost makes its slot wait before the next.
-const QUICK: Duration = Duration::from_secs(1);
+pub(super) const QUICK: Duration = Duration::from_secs(1);
 /// The first wait after a failed start.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait.

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::missing_panics_doc)]
 #![allow(missing_docs, reason = "tests")]
 
+pub mod idle;
 pub mod keep_alive;
 pub mod load;
 pub mod sockets;
