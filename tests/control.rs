@@ -324,7 +324,8 @@ fn progress_comes_in_order_and_the_outcome_last() {
         for (done, numbers) in (0..).zip(numbers) {
             assert_eq!(numbers, (Some(2), Some(done), Some(2)), "{progress:?}");
         }
-        assert_eq!(last.message, "reloaded: generation 2 serves");
+        // Under load, some were in a queue that was read back.
+        assert!(last.message.starts_with("reloaded: generation 2 serves"), "{}", last.message);
         // Without `more` there is one answer, and it is the last.
         let answer = client.ask(&json!({ "method": "io.rcluster.Reload" }));
         assert!(!answer.continues && outcome(&answer).unwrap().contains("generation 3"));
@@ -415,7 +416,7 @@ fn check_description(text: &str) {
     for error in ["Refused", "Failed"] {
         assert!(code.contains(&format!("error {error} (reason: string)")), "error {error}");
     }
-    for name in ["Worker", "Pool", "Rollout", "LastReload"] {
+    for name in ["Worker", "Pool", "Rollout", "LastReload", "PastReload"] {
         for field in body_of(&code, name).split(',') {
             let kind = field.split_once(':').unwrap_or_else(|| panic!("{field}")).1.trim();
             let kind = kind.trim_start_matches('?').trim_start_matches("[]");

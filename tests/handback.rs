@@ -4,16 +4,20 @@
 
 mod support;
 
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use rcluster::wire::control::{Pool, Status};
 use support::keep_alive::{Clients, Seen};
+use support::load::Load;
 use support::{Cluster, load_time, pool};
 
-/// Reloads while clients stay connected; what they saw. `None`: there is no such worker.
-fn reloads(mode: &str) -> Option<Seen> {
-    // 1 500 by RCLUSTER_TEST_CONNECTIONS.
-    let clients = std::env::var("RCLUSTER_TEST_CONNECTIONS").ok();
-    let clients: u64 = clients.and_then(|text| text.parse().ok()).unwrap_or(100);
+/// From one reload to the next.
+const EVERY: Duration = Duration::from_millis(400);
+
+/// A service of two workers of the tests' own. `None`: there is no such worker.
+fn serve(mode: &str) -> Option<Cluster> {
     let own = std::env::current_exe().unwrap();
     let mixed = own.parent().unwrap().parent().unwrap().join("examples/mixed");
     if !mixed.exists() {
@@ -21,12 +25,22 @@ fn reloads(mode: &str) -> Option<Seen> {
         return None;
     }
     let command = format!("\"{}\", \"{mode}\"", mixed.display());
-    let cluster = Cluster::serve(&pool("web", &command, "\"127.0.0.1:{port}\"", ""));
+    // Not given up for being killed.
+    let extra = "restart-limit = 1000";
+    Some(Cluster::serve(&pool("web", &command, "\"127.0.0.1:{port}\"", extra)))
+}
+
+/// Reloads while clients stay connected; what they saw. `None`: there is no such worker.
+fn reloads(mode: &str) -> Option<Seen> {
+    // 1 500 by RCLUSTER_TEST_CONNECTIONS.
+    let clients = std::env::var("RCLUSTER_TEST_CONNECTIONS").ok();
+    let clients: u64 = clients.and_then(|text| text.parse().ok()).unwrap_or(100);
+    let cluster = serve(mode)?;
     let connected = Clients::connect(cluster.port, clients);
     connected.wait(2 * clients);
     let (end, mut count) = (Instant::now() + load_time(), 0);
     while Instant::now() < end {
-        let next = Instant::now() + Duration::from_millis(400);
+        let next = Instant::now() + EVERY;
         cluster.reload().unwrap();
         count += 1;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -63,4 +77,103 @@ fn nobody_notices_a_reload_of_serve() {
 #[test]
 fn nobody_notices_a_reload_of_axum_serve() {
     nobody_notices(reloads("listener"));
+}
+
+/// A client that somebody else wrote: wrk, for 100 connections as fast as it can.
+#[test]
+fn wrk_sees_no_error_over_reloads() {
+    let Some(cluster) = serve("serve") else { return };
+    let seconds = load_time().as_secs().max(1);
+    let url = format!("http://127.0.0.1:{}/pid", cluster.port);
+    let wrk = Command::new("wrk")
+        .args(["-t2", "-c100", &format!("-d{seconds}s"), &url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(wrk) = wrk else {
+        println!("LEFT OUT: wrk is not installed");
+        return;
+    };
+    let mut count = 0;
+    let end = Instant::now() + load_time();
+    while Instant::now() + EVERY < end {
+        std::thread::sleep(EVERY);
+        cluster.reload().unwrap();
+        count += 1;
+    }
+    let said = wrk.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+    let pool = cluster.status().pools.remove(0);
+    println!("{count} reloads, {} handed back:\n{text}", pool.handed_back);
+    assert!(said.status.success() && text.contains("Requests/sec:"), "{text}");
+    assert!(!text.contains("Socket errors:") && !text.contains("Non-2xx"), "{text}");
+    assert!(count > 0 && pool.handed_back > 0, "{pool:?}");
+    assert_eq!(pool.cut, 0, "{}", cluster.log().join("\n"));
+}
+
+/// Whatever happens to them, no connection is forgotten and none counted twice.
+#[test]
+fn the_accounts_balance_at_every_moment() {
+    let Some(cluster) = serve("serve") else { return };
+    let connected = Clients::connect(cluster.port, 50);
+    let coming = Load::paced(cluster.port, 100, "/slow/5");
+    let (end, mut looks, mut turn) = (Instant::now() + load_time(), 0, 0);
+    let mut most = 0;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                // Its outcome is no matter here: a worker may be killed before it is ready.
+                let _ = cluster.reload();
+                std::thread::sleep(EVERY / 4);
+            }
+        });
+        // Also when a look fails.
+        let _stopping = Stop(&stop);
+        while Instant::now() < end {
+            let said = cluster.rcluster(&["status", "--json"]);
+            let status: Status = serde_json::from_slice(&said.stdout).unwrap();
+            status.pools.iter().for_each(balances);
+            for _ in 0..100 {
+                let pool = cluster.status().pools.remove(0);
+                balances(&pool);
+                most = most.max(pool.in_hand);
+                looks += 1;
+            }
+            turn += 1;
+            let workers = cluster.status().pools.remove(0).workers;
+            let victim = workers.get(turn % workers.len().max(1)).filter(|it| it.pid != 0);
+            if let Some(victim) = victim {
+                support::signal(victim.pid, "KILL");
+            }
+        }
+    });
+    let (seen, tally) = (connected.finish(), coming.finish());
+    let pool = cluster.status().pools.remove(0);
+    balances(&pool);
+    println!(
+        "{looks} looks, {turn} kills: {} answered; {} accepted, at most {most} in hand, {} cut, {} \
+         handed back, {} dispatched again",
+        seen.answered + tally.answered,
+        pool.accepted,
+        pool.cut,
+        pool.handed_back,
+        pool.redispatched
+    );
+    assert!(pool.cut > 0 && pool.handed_back > 0 && most > 0, "{pool:?}");
+}
+
+/// Ends a loop when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[track_caller]
+fn balances(pool: &Pool) {
+    let sum = pool.finished + pool.in_hand + pool.held + pool.refused + pool.cut;
+    assert_eq!(pool.accepted, sum, "{pool:?}");
 }

@@ -172,7 +172,7 @@ fn a_program_that_cannot_go_on_changes_nothing() {
         ("#!/bin/sh\necho 'it is broken' >&2\nexit 3\n", "exited with status 3: it is broken"),
         ("#!/bin/sh\necho fine\n", "does not know how to go on for another image"),
         ("#!/bin/sh\nkill -9 $$\n", "was killed by SIGKILL"),
-        ("no program at all", "exited with status 127: "),
+        ("no program at all", "cannot be tried: exec format error"),
         ("#!/nowhere\n", "cannot be tried"),
         // It passes, and is gone.
         (&format!("#!/bin/sh\nrm \"$0\"\nexec {own} \"$@\"\n"), "cannot be executed"),

@@ -56,7 +56,8 @@ fn a_worker_of_version_1_serves_and_is_reloaded_without_a_loss() {
             std::thread::yield_now();
         }
         let old = cluster.pids("web");
-        assert_eq!(cluster.reload().unwrap(), format!("reloaded: generation {generation} serves"));
+        let outcome = cluster.reload().unwrap();
+        assert!(outcome.starts_with(&format!("reloaded: generation {generation} serves")));
         for pid in old {
             assert!(wait_gone(pid, Duration::from_secs(10)), "it drains and leaves");
         }
@@ -66,7 +67,7 @@ fn a_worker_of_version_1_serves_and_is_reloaded_without_a_loss() {
     assert!(tally.by_pid.len() >= 8, "all generations answered: {:?}", tally.by_pid);
     assert_eq!(cluster.count("lost"), 0);
     assert_eq!(cluster.count("ignored"), 0);
-    assert_eq!(cluster.count("cut"), 0);
+    assert_eq!(cluster.count("connections cut"), 0);
     let pool = cluster.status().pools.remove(0);
     assert_eq!(pool.accepted, pool.finished + pool.in_hand + pool.held + pool.refused, "{pool:?}");
 }

@@ -59,6 +59,7 @@ Examples:
 Examples:
   rcluster reload                                      all pools, and the configuration anew
   rcluster reload web api                              these two, together or not at all
+  rcluster reload --check                              would it go well? nothing is changed
   rcluster reload --no-wait                            only ask for it")]
     Reload(Reload),
     /// Show pools, workers and connections
@@ -66,6 +67,7 @@ Examples:
 Examples:
   rcluster status                                      a page for people
   rcluster status web --watch                          one pool, again every second
+  rcluster status --reloads                            who reloaded when, and what came of it
   rcluster status --json                               everything, for programs")]
     Status(Status),
     /// Give a pool another number of workers, until the master ends
@@ -138,8 +140,8 @@ pub struct Reload {
     /// Return as soon as the reload is accepted
     #[arg(long)]
     pub no_wait: bool,
-    /// Only say what a reload would do
-    #[arg(long, hide = true)]
+    /// Change nothing: start one worker of each pool, and say if it works
+    #[arg(long, conflicts_with = "no_wait")]
     pub check: bool,
     /// Which master.
     #[command(flatten)]
@@ -157,8 +159,8 @@ pub struct Status {
     /// Show it again every second, until Ctrl-C
     #[arg(long, conflicts_with = "json")]
     pub watch: bool,
-    /// Show the latest reloads
-    #[arg(long, hide = true)]
+    /// Show the last 100 reloads, newest first
+    #[arg(long, conflicts_with_all = ["pool", "watch"])]
     pub reloads: bool,
     /// Show what draining workers wait for
     #[arg(long, hide = true)]
@@ -258,8 +260,10 @@ mod tests {
             "demo",
             "demo-worker echo",
             "check f --explain",
-            "reload a b --no-wait --check --control p",
-            "status a --json --reloads --drain -i web",
+            "reload a b --no-wait --control p",
+            "reload a b --check --control p",
+            "status a --json --drain -i web",
+            "status --reloads --json",
             "status --watch",
             "scale a 3 -i web",
             "stop --control p",

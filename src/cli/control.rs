@@ -23,15 +23,12 @@ const BAR: u64 = 20;
 
 /// `rcluster reload`.
 pub(super) fn reload(typed: &Reload) -> Result<(), Failure> {
-    if typed.check {
-        let instead = "`rcluster check` says what is wrong with the configuration";
-        return Err(Failure::Later { what: "reload --check", instead });
-    }
     let is_exec_reload = is_started_by_systemd();
     if is_exec_reload {
         yield_to_stop().and_then(|()| outlive_reload()).map_err(Failure::Output)?;
     }
-    let parameters = ReloadParameters { pools: typed.pools.clone(), no_wait: typed.no_wait };
+    let Reload { pools, no_wait, check, .. } = typed;
+    let parameters = ReloadParameters { pools: pools.clone(), no_wait: *no_wait, check: *check };
     let mut client = Client::find(&typed.master, &environment)?;
     if !typed.no_wait {
         client.wait_forever()?;

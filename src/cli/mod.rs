@@ -12,7 +12,7 @@
 //! * [`path`]: where the control socket is, for the daemon and for the client.
 //! * [`client`]: one connection to a master, one call, its answers.
 //! * [`control`]: the verbs that command a master.
-//! * [`status`]: the verb that looks at one; [`render`] turns what it sees into text.
+//! * [`status`]: the verb that looks at one; [`render`] and [`reloads`] turn what it sees into text.
 //! * [`check`]: all that is wrong with a configuration.
 //! * [`output`]: what is printed, where, and how bad it is.
 //!
@@ -25,6 +25,7 @@ pub mod client;
 mod control;
 pub mod output;
 pub mod path;
+mod reloads;
 mod render;
 mod run;
 pub mod source;

@@ -26,7 +26,7 @@ pub(super) struct Style {
 
 /// How a text is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ink {
+pub(super) enum Ink {
     Plain,
     Bold,
     Faint,
@@ -36,7 +36,7 @@ enum Ink {
 }
 
 impl Style {
-    fn paint(self, ink: Ink, text: &str) -> String {
+    pub(super) fn paint(self, ink: Ink, text: &str) -> String {
         let code = match ink {
             Ink::Plain => return text.to_owned(),
             Ink::Bold => "1",
@@ -253,16 +253,16 @@ fn ink_of(state: &str) -> Ink {
     }
 }
 
-fn left(text: &str, width: usize) -> String {
+pub(super) fn left(text: &str, width: usize) -> String {
     format!("{text:<width$}")
 }
 
-fn right(text: &str, width: usize) -> String {
+pub(super) fn right(text: &str, width: usize) -> String {
     format!("{text:>width$}")
 }
 
 /// A number that can be read and still be added up: `12,345`.
-fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

@@ -11,6 +11,7 @@ use crate::wire::control::Status;
 use super::client::{Client, Error, results};
 use super::output;
 use super::path::environment;
+use super::reloads::reloads;
 use super::render::{Style, render};
 use super::{Failure, args};
 
@@ -22,6 +23,14 @@ pub(super) fn status(typed: &args::Status) -> Result<(), Failure> {
     refuse_later(typed)?;
     let mut client = Client::find(&typed.master, &environment)?;
     let style = Style { is_coloured: output::is_coloured() };
+    if typed.reloads {
+        let seen = client.ask("Reloads", json!({}))?;
+        let text = match typed.json {
+            true => serde_json::to_string_pretty(&seen).map_err(Error::Garbage)? + "\n",
+            false => reloads(&results(seen)?, style),
+        };
+        return Ok(output::print(&text)?);
+    }
     if typed.watch {
         return watch(&mut client, typed.pool.as_deref(), style);
     }
@@ -34,10 +43,6 @@ pub(super) fn status(typed: &args::Status) -> Result<(), Failure> {
 }
 
 fn refuse_later(typed: &args::Status) -> Result<(), Failure> {
-    if typed.reloads {
-        let instead = "`rcluster status` says how the last one ended, the journal has them all";
-        return Err(Failure::Later { what: "status --reloads", instead });
-    }
     if typed.drain {
         let instead = "`rcluster status` says what draining workers have in hand";
         return Err(Failure::Later { what: "status --drain", instead });

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::supervisor::{Balance, Unavailable};
 
-use super::{Accept, Config, EnvironmentFile, Kind, Log, MasterSettings, Pool, time};
+use super::{
+    Accept, Config, EnvironmentFile, Kind, Log, MasterSettings, Pool, Probe, Question, time,
+};
 
 /// Renders a configuration as TOML.
 pub fn explain(config: &Config) -> String {
@@ -62,6 +64,7 @@ fn pool(pool: &Pool, out: &mut Out) {
     );
     process(pool, out);
     policy(pool, out);
+    probe(pool, out);
     match (&pool.answer, pool.policy.unavailable) {
         (Some(bytes), Unavailable::AnswerAfter(after)) => {
             out.text("unavailable", &String::from_utf8_lossy(bytes));
@@ -134,6 +137,23 @@ fn policy(pool: &Pool, out: &mut Out) {
     out.plain("restart-limit", policy.restart_limit);
     out.span("restart-window", policy.restart_window);
     out.plain("surge", policy.surge);
+}
+
+fn probe(pool: &Pool, out: &mut Out) {
+    out.span("canary", pool.policy.canary);
+    match &pool.probe {
+        None => out.comment("probe: none, to be ready is enough"),
+        Some(Probe { question, timeout }) => {
+            match question {
+                Question::Http { path } => out.text("probe", path),
+                Question::Text { send, expect } => {
+                    let (send, expect) = (quoted(send), quoted(expect));
+                    out.plain("probe", format!("{{ send = {send}, expect = {expect} }}"));
+                }
+            }
+            out.span("probe-timeout", *timeout);
+        }
+    }
 }
 
 /// TOML in the making.

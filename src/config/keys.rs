@@ -33,6 +33,9 @@ pub(super) const POOL: &[&str] = &[
     "restart-limit",
     "restart-window",
     "surge",
+    "canary",
+    "probe",
+    "probe-timeout",
     "unavailable",
     "unavailable-after",
 ];
@@ -48,6 +51,8 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("env", "environment"),
     ("env-file", "environment-file"),
     ("exec", "command"),
+    ("health-check", "probe"),
+    ("healthcheck", "probe"),
     ("exec-start", "command"),
     ("execstart", "command"),
     ("instances", "workers"),

@@ -7,8 +7,6 @@ use super::error::{Mistake, one_of, quote};
 
 /// Keys that a later version brings.
 const KEYS: &[&str] = &[
-    "canary",
-    "probe",
     "crash-ledger",
     "map",
     "drain-preload",

@@ -21,6 +21,7 @@ mod keys;
 mod later;
 mod master;
 mod pool;
+mod probe;
 mod programs;
 mod source;
 mod time;
@@ -39,6 +40,7 @@ pub(crate) use error::why;
 pub use error::{Mistake, Problem, Problems};
 pub use explain::explain;
 pub use file::load;
+pub use probe::{Probe, Question};
 
 use error::Place;
 
@@ -228,6 +230,8 @@ pub struct Pool {
     pub clear_environment: bool,
     /// What clients are answered whom no worker can take. `None`: nothing, they wait.
     pub answer: Option<Vec<u8>>,
+    /// How a worker is asked whether it works. `None`: it is not.
+    pub probe: Option<Probe>,
     /// What decisions depend on; without listeners, which only the shell knows.
     pub policy: Policy,
     #[serde(skip)]
@@ -258,6 +262,7 @@ impl Pool {
             environment_files: Vec::new(),
             clear_environment: false,
             answer: None,
+            probe: None,
             policy: Policy {
                 name: name.clone(),
                 workers: Workers::Auto.count(),

@@ -9,7 +9,8 @@ use super::entry::{Entry, Fault, Read, Section};
 use super::error::{Mistake, Report, quote};
 use super::time::{DAY, HOUR, SHORTEST};
 use super::{
-    Accept, Kind, Listen, MOST_WORKERS, Pool, Workers, answer, environment, keys, later, resolve,
+    Accept, Kind, Listen, MOST_WORKERS, Pool, Workers, answer, environment, keys, later, probe,
+    resolve,
 };
 
 /// Characters in a pool's name.
@@ -43,6 +44,7 @@ pub(super) fn read(name: &str, section: &Section<'_>, report: &mut Report) -> Po
         .read_or("accept", pool.accept, report, |entry| entry.word(&[("master", Accept::Master)]));
     read_policy(&mut pool.policy, section, report);
     read_unavailable(&mut pool, section, report);
+    probe::read(&mut pool, section, report);
     pool
 }
 

@@ -4,6 +4,7 @@
 //! from its environment. Ctrl-C and `systemctl kill` reach the whole group of processes; the
 //! signals that mean something to the master only are therefore ignored in workers.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
@@ -78,6 +79,8 @@ pub(crate) struct Start<'a> {
     pub(crate) board: Scoreboard,
     pub(crate) words: SeatWords,
     pub(crate) command: Command,
+    /// What the program is told that it is called.
+    pub(crate) name: OsString,
     pub(crate) keep: Vec<OwnedFd>,
     pub(crate) directory: Option<OwnedFd>,
     pub(crate) identity: Option<Identity>,
@@ -92,7 +95,7 @@ impl Worker {
     /// Those of the system calls; `NotFound` when the program is missing.
     pub(crate) fn start(start: Start<'_>) -> io::Result<Worker> {
         let Start { who, pool, seat, board, words, mut command, mut keep, .. } = start;
-        let Start { directory, identity, output, .. } = start;
+        let Start { name, directory, identity, output, .. } = start;
         let (ours, theirs) = channel::pair()?;
         let inherited = theirs.try_clone()?;
         let board = board.as_fd().try_clone_to_owned()?;
@@ -108,8 +111,9 @@ impl Worker {
             command.stdout(output.try_clone()?).stderr(output);
         }
         keep.extend([inherited, board]);
-        let ignore = IGNORED.to_vec();
-        let process = Process::start(command, Preparation { keep, directory, identity, ignore })?;
+        let (ignore, name) = (IGNORED.to_vec(), Some(name));
+        let preparation = Preparation { keep, directory, identity, ignore, name };
+        let process = Process::start(command, preparation)?;
         let channel = Sender::new(ours)?;
         let (is_notorious, is_expelled, is_reaped) = (false, false, false);
         Ok(Worker { who, process, words, channel, theirs, is_notorious, is_expelled, is_reaped })

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::libc::{ECANCELED, EINVAL};
 
+use super::Daemon;
 use super::journal::Level;
-use super::{Daemon, Outcome};
 use crate::supervisor::{Announcement, Event};
 
 /// By how much a limit of systemd's is extended, and how often.
@@ -28,6 +28,14 @@ impl Pulse {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.watchdog_at.into_iter().chain(self.extend_at).min()
     }
+}
+
+/// How a reload went.
+pub(super) struct Outcome {
+    /// What systemd is told with it, 0: it went well.
+    pub(super) errno: u32,
+    pub(super) message: String,
+    pub(super) at: Instant,
 }
 
 impl Daemon {

@@ -141,7 +141,10 @@ impl Daemon {
         self.listeners.discard_unused(&config);
         let prepared = self.editions.prepare(&config, &[], &[], &mut self.listeners)?;
         let edition = prepared.edition;
-        self.wish(Wish { client: None, config, names: Vec::new(), edition }, prepared);
+        self.wish(
+            Wish { client: None, caller: None, config, names: Vec::new(), edition },
+            prepared,
+        );
         Ok(())
     }
 
@@ -156,12 +159,14 @@ impl Daemon {
         let mind = Supervisor::restore(state.mind, taken, How::Orphaned { now, awaited })?;
         self.listeners.resume(state.listeners, &mut reopened)?;
         (self.supervisor, self.editions) = (mind, editions);
-        for state::Wish { id, config, names, edition, .. } in state.wishes {
-            let wish = Wish { client: None, config: Arc::new(config), names, edition };
+        for state::Wish { id, caller, config, names, edition, .. } in state.wishes {
+            let config = Arc::new(config);
+            let wish = Wish { client: None, caller, config, names, edition };
             self.wishes.insert(id, wish);
         }
         (self.last_wish, self.last_connection) = (state.last_wish, state.last_connection);
         (self.must_roll, self.warnings) = (state.must_roll, state.warnings);
+        self.history = state.history;
         self.last_reload = state.last_reload.map(|last| last.resume(taken));
         self.attempts = state.attempts + 1;
         self.keep_state();

@@ -1,19 +1,16 @@
 //! What is commanded: by signals, and by clients of the control socket.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::journal::{CAUSE, Entry, Level, MessageId};
-use super::prepare::Prepared;
-use super::{Daemon, Token, Wish};
-use crate::config::{Config, MOST_WORKERS};
-use crate::supervisor::{Event, PoolId, Progress, Scale, WishId};
-use crate::wire::control::{
-    Answer, Call, DESCRIPTION, INTERFACE, ReloadParameters, ReloadResults, ScaleParameters,
-};
+use super::control::Peer;
+use super::journal::{Entry, Level, MessageId};
+use super::{Daemon, Token};
+use crate::config::MOST_WORKERS;
+use crate::supervisor::{Event, Scale};
+use crate::wire::control::{Answer, Call, DESCRIPTION, INTERFACE, ScaleParameters};
 
 /// How long control clients wait when the system has no descriptor for one.
 const CONTROL_REST: Duration = Duration::from_secs(1);
@@ -24,6 +21,7 @@ impl Daemon {
             let mut clients = self.wishes.values().filter_map(|wish| wish.client);
             let upgrade = self.upgrade.as_ref();
             clients.any(|(client, _)| client == id)
+                || self.check.is_for(id)
                 || upgrade.is_some_and(|upgrade| upgrade.is_awaited_by(id))
         };
         if let Some(id) = self.control.as_ref().and_then(|control| control.surplus(awaits)) {
@@ -130,6 +128,7 @@ impl Daemon {
             let _ = self.poller.remove(socket);
         }
         control.close(id);
+        self.abandon_check(id);
         // A vanished client is normal; what he wished for goes on.
         for wish in self.wishes.values_mut() {
             wish.client = wish.client.filter(|&(client, _)| client != id);
@@ -141,6 +140,7 @@ impl Daemon {
         let method = call.method.strip_prefix(INTERFACE).and_then(|rest| rest.strip_prefix('.'));
         let answer = match (method, call.method.as_str()) {
             (Some("Status"), _) => Some(Answer::results(&self.wire_status())),
+            (Some("Reloads"), _) => Some(Answer::results(&self.wire_reloads())),
             (Some("Reload" | "Scale" | "Stop" | "Upgrade"), _) if !may_command => {
                 let why = "only root and the user that the service runs as may command it";
                 Some(Answer::refusal("Refused", why))
@@ -169,25 +169,6 @@ impl Daemon {
         }
     }
 
-    fn obey_reload(&mut self, id: u64, call: &Call) -> Option<Answer> {
-        let parameters: ReloadParameters = match parameters(call) {
-            Ok(parameters) => parameters,
-            Err(refusal) => return Some(refusal),
-        };
-        let client = (!parameters.no_wait && !call.oneway).then_some((id, call.more));
-        match self.reload(&parameters.pools, client) {
-            Err(why) => Some(Answer::refusal("Refused", why)),
-            Ok(Some(message)) => {
-                Some(Answer::results(&ReloadResults { message, ..ReloadResults::default() }))
-            }
-            Ok(None) if parameters.no_wait => {
-                let message = "the reload has begun".to_owned();
-                Some(Answer::results(&ReloadResults { message, ..ReloadResults::default() }))
-            }
-            Ok(None) => None,
-        }
-    }
-
     fn obey_scale(&mut self, call: &Call) -> Answer {
         let ScaleParameters { pool, workers } = match parameters(call) {
             Ok(parameters) => parameters,
@@ -207,20 +188,24 @@ impl Daemon {
         Answer::default()
     }
 
+    /// Who a client is: `uid 0, pid 4711 (rcluster)`.
+    pub(super) fn name_client(&self, id: u64) -> String {
+        let peer = self.control.as_ref().and_then(|control| control.peer(id));
+        let Some(Peer { user, process }) = peer else { return "a client".to_owned() };
+        let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        let name = name.trim_end().replace(char::is_control, " ");
+        match name.is_empty() {
+            true => format!("uid {user}, pid {process}"),
+            false => format!("uid {user}, pid {process} ({name})"),
+        }
+    }
+
     fn stop_by_client(&mut self) {
         if !std::mem::replace(&mut self.was_told_to_stop, true) {
             let text = "a client of the control socket wants a stop: draining";
             self.journal.say(Entry::new(Level::Notice, text).id(MessageId::StopAsked));
         }
         self.report(Event::StopRequested);
-    }
-
-    pub(super) fn reload_by_signal(&mut self, signal: &str) {
-        self.say(Level::Notice, format!("{signal}: reloading"));
-        // Why it cannot be done is said already.
-        if let Ok(Some(message)) = self.reload(&[], None) {
-            self.say(Level::Notice, message);
-        }
     }
 
     pub(super) fn scale_all(&mut self, scale: Scale) {
@@ -230,148 +215,9 @@ impl Daemon {
             }
         }
     }
-
-    /// Makes a wish for what is configured now. A sentence when it is fulfilled at once; an error,
-    /// with nothing changed, when it cannot be made.
-    fn reload(
-        &mut self,
-        names: &[String],
-        client: Option<(u64, bool)>,
-    ) -> Result<Option<String>, String> {
-        self.try_reload(names, client).inspect_err(|why| {
-            let entry = Entry::new(Level::Error, format!("not reloaded: {why}"));
-            self.journal.say(entry.id(MessageId::ReloadRefused).with(CAUSE, why));
-            self.note_refusal(why.clone());
-        })
-    }
-
-    fn try_reload(
-        &mut self,
-        names: &[String],
-        client: Option<(u64, bool)>,
-    ) -> Result<Option<String>, String> {
-        let config = self.source.load().map_err(|problems| {
-            for problem in &problems.0 {
-                self.say(Level::Error, problem);
-            }
-            let more = match problems.0.len() {
-                0 | 1 => String::new(),
-                count => format!(" (and {} more mistakes)", count - 1),
-            };
-            let first = problems.0.first().map(ToString::to_string).unwrap_or_default();
-            format!("the configuration is not valid: {first}{more}")
-        })?;
-        let status = self.supervisor.status(self.now, &self.boards);
-        let is_settled = status.progress.is_none() && !status.is_reload_waiting;
-        let is_same = is_settled
-            && !self.must_roll
-            && self.config.differs_only_in_workers(&config)
-            && config.pools.iter().all(|pool| self.editions.is_as_settled(pool));
-        if names.is_empty() && is_same {
-            return Ok(Some(self.resize(config)));
-        }
-        let active: Vec<PoolId> = self.supervisor.sizes().into_keys().collect();
-        let prepared = self.editions.prepare(&config, names, &active, &mut self.listeners)?;
-        if config.master != self.config.master {
-            let text = "what changed in [master] holds from the next start on";
-            self.journal.say(Entry::new(Level::Warning, text).id(MessageId::Warning));
-        }
-        let (config, names) = (Arc::new(config), names.to_vec());
-        let wish = Wish { client, config, names, edition: prepared.edition };
-        self.wish(wish, prepared);
-        Ok(None)
-    }
-
-    /// Hands a wish to the mind.
-    pub(super) fn wish(&mut self, wish: Wish, prepared: Prepared) {
-        for warning in &prepared.warnings {
-            self.journal.say(Entry::new(Level::Warning, warning).id(MessageId::Warning));
-        }
-        self.warnings = prepared.warnings;
-        self.last_wish += 1;
-        let id = WishId(self.last_wish);
-        self.wishes.insert(id, wish);
-        let Prepared { edition, pools, .. } = prepared;
-        self.report(Event::ReloadRequested { wish: id, edition, pools });
-    }
-
-    /// Only sizes have changed: nobody is replaced for that.
-    fn resize(&mut self, config: Config) -> String {
-        let mut changes = Vec::new();
-        for pool in &config.pools {
-            let before = self.config.pool(&pool.name).map(|old| old.policy.workers);
-            let workers = pool.policy.workers;
-            if let (Some(id), Some(before)) = (self.editions.id(&pool.name), before) {
-                if before != workers {
-                    self.report(Event::Resized { pool: id, workers });
-                    let size = self.supervisor.sizes().get(&id).copied().unwrap_or(workers);
-                    let kept = if size == workers {
-                        String::new()
-                    } else {
-                        format!(" (but `rcluster scale` holds it at {size})")
-                    };
-                    changes.push(format!("{} from {before} to {workers}{kept}", pool.name));
-                }
-            }
-        }
-        self.config = config;
-        let message = format!(
-            "resized {}; nothing else has changed, so no worker was replaced: reload once more to \
-             replace them",
-            changes.join(", ")
-        );
-        self.note_outcome(true, message.clone());
-        message
-    }
-
-    /// A fulfilled wish's configuration is the one that later ones are compared with.
-    pub(super) fn adopt(&mut self, wish: &Wish) {
-        self.must_roll = false;
-        self.editions.settle(wish.edition);
-        let is_named = |name: &String| wish.names.is_empty() || wish.names.contains(name);
-        for pool in wish.config.pools.iter().filter(|pool| is_named(&pool.name)) {
-            self.listeners.configure_all(pool);
-        }
-        if wish.names.is_empty() {
-            self.config = (*wish.config).clone();
-            return;
-        }
-        for name in &wish.names {
-            self.config.pools.retain(|pool| pool.name != *name);
-            self.config.pools.extend(wish.config.pool(name).cloned());
-        }
-    }
-
-    /// Tells those who wait for a reload what has just happened.
-    pub(super) fn tell_progress(&mut self, message: &str) {
-        let waiting: Vec<u64> = self
-            .wishes
-            .values()
-            .filter_map(|wish| wish.client.filter(|&(_, more)| more).map(|(client, _)| client))
-            .collect();
-        if waiting.is_empty() {
-            return;
-        }
-        // With the last slot the rollout is over before its line is written.
-        let progress = self.supervisor.progress().or_else(|| {
-            let last = self.last_progress.take()?;
-            Some(Progress { done: last.total, ..last })
-        });
-        let results = ReloadResults {
-            message: message.to_owned(),
-            generation: progress.as_ref().map(|progress| progress.generation.0),
-            done: progress.as_ref().map(|progress| progress.done),
-            total: progress.as_ref().map(|progress| progress.total),
-        };
-        self.last_progress = progress;
-        let answer = Answer { continues: true, ..Answer::results(&results) };
-        for client in waiting {
-            self.answer(client, &answer);
-        }
-    }
 }
 
-fn parameters<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
+pub(super) fn parameters<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
     let given = if call.parameters.is_null() { json!({}) } else { call.parameters.clone() };
     serde_json::from_value(given)
         .map_err(|error| Answer::refusal("Refused", format!("{}: {error}", call.method)))

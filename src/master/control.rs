@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::{Deserialize, Serialize};
 
 use super::accounts::find_group;
 use crate::config::MasterSettings;
@@ -35,10 +36,20 @@ pub(crate) struct Control {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) stream: UnixStream,
+    pub(super) peer: Peer,
     /// It may command, not only look.
     pub(super) is_trusted: bool,
     pub(super) received: Vec<u8>,
     pub(super) unsent: Vec<u8>,
+}
+
+/// Who a client was when it connected.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    /// User id.
+    pub(crate) user: u32,
+    /// Process id.
+    pub(crate) process: i32,
 }
 
 /// What a readable client brought.
@@ -119,17 +130,23 @@ impl Control {
             Err(error) => return Err(error),
         };
         stream.set_nonblocking(true)?;
-        let peer = getsockopt(&stream, PeerCredentials)?.uid();
-        let is_trusted = peer == 0 || peer == nix::unistd::geteuid().as_raw();
+        let peer = getsockopt(&stream, PeerCredentials)?;
+        let peer = Peer { user: peer.uid(), process: peer.pid() };
+        let is_trusted = peer.user == 0 || peer.user == nix::unistd::geteuid().as_raw();
         self.last += 1;
         let (received, unsent) = (Vec::new(), Vec::new());
-        self.clients.insert(self.last, Client { stream, is_trusted, received, unsent });
+        self.clients.insert(self.last, Client { stream, peer, is_trusted, received, unsent });
         Ok(Some(self.last))
     }
 
     /// The socket of a client.
     pub(crate) fn socket(&self, id: u64) -> Option<&UnixStream> {
         Some(&self.clients.get(&id)?.stream)
+    }
+
+    /// Who a client is.
+    pub(crate) fn peer(&self, id: u64) -> Option<Peer> {
+        Some(self.clients.get(&id)?.peer)
     }
 
     /// Whether a client may command.

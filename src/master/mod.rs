@@ -8,14 +8,15 @@
 //! observe, perform     the two halves            commands          what is commanded
 //! inherit, listeners   sockets, by name          token, signals    what a readable descriptor is
 //! stored               sockets kept by systemd   breakdown         what a broken promise leads to
-//! prepare              a configuration → a wish  control           who may command
+//! reload, prepare      a configuration → a wish  control           who may command
+//! probe, check         does a worker work?       history           the last reloads
 //! pin, accounts        what a generation runs    boards            scoreboards for the mind
 //! linger, diagnose     whom nobody takes, what hangs
 //! journal, record      what is said              report            how things are
 //! announce, notify     what systemd is told      outbox            the way to systemd
 //! output               where workers' output goes    handback     live connections on their way
-//! boot, state          how it begins, goes on        absent       who has not come back yet
-//! upgrade              how its next image goes on
+//! boot, state          how it begins, goes on   absent      who has not come back yet
+//! upgrade, image       how its next image goes on
 //! ```
 
 mod absent;
@@ -25,10 +26,13 @@ mod api;
 mod boards;
 mod boot;
 mod breakdown;
+mod check;
 mod commands;
 mod control;
 mod diagnose;
 mod handback;
+mod history;
+mod image;
 mod inherit;
 mod journal;
 mod linger;
@@ -40,7 +44,9 @@ mod output;
 mod perform;
 mod pin;
 mod prepare;
+mod probe;
 mod record;
+mod reload;
 mod report;
 mod signals;
 mod state;
@@ -50,24 +56,23 @@ mod upgrade;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 pub use api::Master;
-pub use upgrade::is_continuation;
+pub use image::is_continuation;
 
 use crate::config::{Config, Problems};
 use crate::kinds::native::{Client, Worker};
-use crate::supervisor::{
-    ConnectionId, Edition, ListenerId, Progress, Supervisor, WishId, WorkerId,
-};
+use crate::supervisor::{ConnectionId, ListenerId, Progress, Supervisor, WishId, WorkerId};
 use crate::sys::poller::Poller;
 use crate::wire::control::Answer;
 use absent::Absent;
-use announce::Pulse;
+use announce::{Outcome, Pulse};
 use boards::Boards;
 use boot::Left;
+use check::Check;
 use control::Control;
+use history::History;
 use inherit::Inheritance;
 use journal::Journal;
 use linger::Lingering;
@@ -75,6 +80,8 @@ use listeners::Listeners;
 use notify::Notify;
 use output::Outputs;
 use prepare::Editions;
+use probe::Probes;
+use reload::Wish;
 use signals::Signals;
 use state::kept::Kept;
 use token::Token;
@@ -148,22 +155,6 @@ pub struct Options {
 /// How the master ends.
 type Ending = Result<(), String>;
 
-/// A wish whose outcome somebody awaits.
-struct Wish {
-    /// The control client, and whether it wants to hear of progress.
-    client: Option<(u64, bool)>,
-    config: Arc<Config>,
-    names: Vec<String>,
-    edition: Edition,
-}
-
-struct Outcome {
-    /// What systemd is told with it, 0: it went well.
-    errno: u32,
-    message: String,
-    at: Instant,
-}
-
 pub(crate) struct Daemon {
     supervisor: Supervisor,
     boards: Boards,
@@ -184,6 +175,9 @@ pub(crate) struct Daemon {
     /// Outcomes for control clients, until they are written down.
     replies: Vec<(u64, Answer)>,
     last_wish: u64,
+    history: History,
+    probes: Probes,
+    check: Check,
     source: Source,
     /// What the settled pools were configured with.
     config: Config,
@@ -202,7 +196,8 @@ pub(crate) struct Daemon {
     on_give_up: Option<OnGiveUp>,
     greeting: Option<Box<dyn FnOnce()>>,
     is_subreaper: bool,
-    /// A terminal controlled this process when it started: SIGHUP means that it was closed.
+    /// A terminal controlled this process when it started: SIGHUP means that it was closed. The
+    /// kernel takes it away before it sends that, so it is asked for at the start.
     has_terminal: bool,
     was_told_to_stop: bool,
     /// What a killed master has left, until it is gone on with.
@@ -231,15 +226,15 @@ pub(crate) struct Daemon {
 /// # Errors
 /// It could not start, or no pool can be served any more.
 pub fn run(mut options: Options) -> Result<(), Error> {
-    if let Some(outcome) = upgrade::rehearse() {
-        upgrade::report_rehearsal(outcome);
+    if let Some(outcome) = image::rehearse() {
+        image::report_rehearsal(outcome);
     }
     // The handlers stand before anything else: until then SIGUSR1 would end the process.
     let signals = signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let mut inheritance = Inheritance::take()?;
     let mut notify = Notify::from_env()?;
     let may_be_kept = notify.has_manager();
-    let left = match upgrade::continued() {
+    let left = match image::continued() {
         Some(Ok(carried)) => {
             // It is carried over, too.
             options.control = None;
@@ -277,16 +272,14 @@ impl Daemon {
         listeners: Listeners,
         left: Left,
     ) -> Result<Daemon, String> {
-        let fail = |what: &str, error: std::io::Error| format!("{what}: {error}");
         let settings = &config.master;
-        let control = options.control.as_ref().map(|path| Control::open(path, settings));
-        let control = control.transpose()?;
+        let control = options.control.as_ref().map(|it| Control::open(it, settings)).transpose()?;
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
         Ok(Daemon {
             supervisor: boot::mind(settings),
             boards: Boards::default(),
-            poller: Poller::new().map_err(|error| fail("epoll", error))?,
+            poller: Poller::new().map_err(|error| format!("epoll: {error}"))?,
             signals,
             listeners,
             workers: BTreeMap::new(),
@@ -300,11 +293,14 @@ impl Daemon {
             wishes: BTreeMap::new(),
             replies: Vec::new(),
             last_wish: 0,
+            history: History::default(),
+            probes: Probes::default(),
+            check: Check::default(),
             source: options.source,
             outputs: Outputs::new(settings.log),
             config,
             must_roll: false,
-            journal: Journal::start().map_err(|error| fail("the log thread", error))?,
+            journal: Journal::start().map_err(|error| format!("the log thread: {error}"))?,
             notify: Notify::default(),
             pulse: Pulse::default(),
             is_news: true,
@@ -314,7 +310,6 @@ impl Daemon {
             on_give_up: options.on_give_up,
             greeting: options.greeting,
             is_subreaper: false,
-            // The kernel takes it away before it sends SIGHUP, so it is asked for now.
             has_terminal: std::fs::File::open("/dev/tty").is_ok(),
             was_told_to_stop: false,
             left,
@@ -322,7 +317,7 @@ impl Daemon {
             kept: None,
             kept_revision: None,
             attempts: 0,
-            own_path: upgrade::own_path(),
+            own_path: image::own_path(),
             upgrade: None,
             is_performing: false,
             started: now,
@@ -366,6 +361,8 @@ impl Daemon {
             self.control_rests_until,
             self.notify.deadline(),
             self.upgrade.as_ref().and_then(Upgrade::deadline),
+            self.probes.deadline(),
+            self.check.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -377,8 +374,11 @@ impl Daemon {
         for id in self.lingering.overdue(self.now) {
             self.close_lingering(id);
         }
+        self.end_overdue_probes();
+        self.tend_check();
         self.resume_control();
         self.limit_rehearsal();
+        self.continue_upgrade();
         self.notify.retry(self.now);
     }
 }

@@ -36,8 +36,12 @@ impl Daemon {
         match token {
             Token::Signals => self.observe_signals(),
             Token::Listener(id) => self.observe_listener(id),
+            Token::Channel(id) | Token::Process(id) if self.check.knows(id) => {
+                self.observe_check(id);
+            }
             Token::Channel(id) => self.observe_channel(id),
             Token::Process(id) => self.observe_process(id),
+            Token::Probe(id) => self.observe_probe(id),
             Token::Control => self.observe_control(),
             Token::Client(id) => self.observe_client(id),
             Token::Unsent(id) => self.observe_unsent(id),
@@ -241,6 +245,7 @@ impl Daemon {
             }
         }
         // The lines about it need its process id: they are written before it is forgotten.
+        self.end_probes_of(id);
         self.report(Event::Exited { worker: id, how, rescued });
         self.workers.remove(&id);
     }
@@ -262,6 +267,9 @@ impl Daemon {
         }
         let mut held = Vec::new();
         for (name, client) in connections {
+            if self.take_back_probe(id, &client.socket) {
+                continue;
+            }
             match self.listeners.named(&name) {
                 Some(listener) => held.push(self.hold(listener, client)),
                 None => self.say_cut(id, &name),
@@ -295,7 +303,8 @@ impl Daemon {
         }
         let workers = self.workers.values().map(|worker| worker.process.id());
         let rehearsal = self.upgrade.as_ref().map(|upgrade| upgrade.process().id());
-        let known: std::collections::BTreeSet<u32> = workers.chain(rehearsal).collect();
+        let mut known: std::collections::BTreeSet<u32> = workers.chain(rehearsal).collect();
+        known.extend(self.check.pids());
         if let Err(error) = reap_strangers(|pid| known.contains(&pid)) {
             self.say(Level::Warning, format!("orphans cannot be reaped: {error}"));
         }
@@ -313,6 +322,7 @@ impl Daemon {
             // A group that is gone needs no signal.
             let _ = process.signal_group(Signal::SIGKILL);
         }
+        self.kill_check();
         let count = self.workers.len() + self.absent.len();
         self.ended = Some(Err(format!("{name} came twice: {count} workers were killed")));
     }

@@ -5,13 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signal::Signal;
 
 use super::journal::{Level, MessageId};
+use super::pin::{Invocation, cannot_run};
 use super::{Daemon, Token};
 use crate::kinds::native::{Client, Start, Worker};
 use crate::supervisor::{
-    Action, Attention, ConnectionId, Event, Generation, Held, ListenerId, Past, Spawn, WishId,
-    WorkerId,
+    Action, Attention, ConnectionId, Event, Held, ListenerId, Past, Spawn, WorkerId,
 };
-use crate::wire::control::{Answer, ReloadResults};
 use crate::wire::message::ToWorker;
 
 /// Orders that may follow from one fact, and from the facts that they lead to. A good many more than
@@ -54,6 +53,7 @@ impl Daemon {
                 let pinged = self.tell(worker, &ToWorker::Ping) && !had_ping;
                 self.report(Event::TakenBack { worker, connections, pinged });
             }
+            Action::Probe { worker, listener, edition } => self.probe(worker, listener, edition),
             Action::Terminate { worker } => self.signal(worker, Signal::SIGTERM),
             Action::Kill { worker } => self.signal(worker, Signal::SIGKILL),
             Action::Dispatch { worker, connection } => {
@@ -78,7 +78,10 @@ impl Daemon {
             Action::Reply { wish, outcome } => self.reply(wish, outcome),
             Action::Announce(announcement) => self.announce(announcement),
             Action::Record(record) => self.write_down(&record),
-            Action::Exit { failure } => self.ended = Some(failure.map_or(Ok(()), Err)),
+            Action::Exit { failure } => {
+                self.kill_check();
+                self.ended = Some(failure.map_or(Ok(()), Err));
+            }
         }
     }
 
@@ -90,7 +93,7 @@ impl Daemon {
         if let Some(what) = pinned.overwritten().filter(|_| !last_resort) {
             return Err(format!("cannot be started as it was: {what}"));
         }
-        let (mut command, keep) = pinned.command()?;
+        let Invocation { mut command, name, keep } = pinned.invocation()?;
         let plain = |error: std::io::Error| crate::config::why(&error);
         let directory = pinned.directory().map_err(plain)?;
         let identity = pinned.identity.clone();
@@ -106,13 +109,13 @@ impl Daemon {
             board,
             words,
             command,
+            name,
             keep,
             directory,
             identity,
             output,
         };
-        let worker = Worker::start(start)
-            .map_err(|error| format!("cannot run {}: {}", program.display(), plain(error)))?;
+        let worker = Worker::start(start).map_err(|error| cannot_run(&program, &error))?;
         let watched = self
             .poller
             .add(&worker.channel, Token::Channel(who.worker).encode())
@@ -250,27 +253,6 @@ impl Daemon {
             }
         }
         self.report(Event::Swept);
-    }
-
-    fn reply(&mut self, id: WishId, outcome: Result<Generation, String>) {
-        let Some(wish) = self.wishes.remove(&id) else { return };
-        let answer = match outcome {
-            Ok(generation) => {
-                self.adopt(&wish);
-                let results = ReloadResults {
-                    message: format!("reloaded: generation {} serves", generation.0),
-                    generation: Some(generation.0),
-                    ..ReloadResults::default()
-                };
-                Answer::results(&results)
-            }
-            // A rollout that the end of the service interrupts is not rolled back.
-            Err(why) if self.was_told_to_stop => Answer::refusal("Stopping", why),
-            Err(why) => Answer::refusal("Failed", format!("rolled back: {why}")),
-        };
-        if let Some((client, _)) = wish.client {
-            self.replies.push((client, answer));
-        }
     }
 
     /// Who waited for a reload hears of it once it is written down: from then on it outlives this

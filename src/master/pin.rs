@@ -23,7 +23,7 @@ use std::process::Command;
 use nix::libc;
 
 use super::accounts::identity;
-use crate::config::{Pool, why};
+use crate::config::{Pool, Probe, why};
 use crate::sys::ancillary::number_of;
 use crate::sys::process::Identity;
 
@@ -54,6 +54,7 @@ pub(crate) struct Pinned {
     pub(super) directory: Option<Directory>,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(crate) identity: Option<Identity>,
+    pub(crate) probe: Option<Probe>,
 }
 
 /// A working directory, opened.
@@ -79,6 +80,16 @@ pub(super) struct Stamp {
     pub(super) inode: u64,
     pub(super) size: u64,
     pub(super) modified: (i64, i64),
+}
+
+/// How a program is started.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    pub(crate) command: Command,
+    /// What it is told that it is called: its own path, also where another one must be executed.
+    pub(crate) name: OsString,
+    /// Descriptors that it must inherit.
+    pub(crate) keep: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -111,7 +122,8 @@ impl Pinned {
         let words = pool.command.iter().skip(1).map(OsString::from);
         let arguments = words.map(|word| resolve_argument(word, base.as_deref())).collect();
         let identity = identity(pool)?;
-        Ok(Pinned { program, arguments, directory, environment, identity })
+        let probe = pool.probe.clone();
+        Ok(Pinned { program, arguments, directory, environment, identity, probe })
     }
 
     /// Whether workers started from this and from `other` would be the same.
@@ -128,6 +140,11 @@ impl Pinned {
                 == other.directory.as_ref().map(|it| it.place)
     }
 
+    /// Why it cannot be started, as far as that is known without trying.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        self.program.as_ref().err().map(String::as_str)
+    }
+
     /// What of it has been overwritten in place since, for people.
     pub(crate) fn overwritten(&self) -> Option<String> {
         let program = self.program.as_ref().ok()?;
@@ -136,16 +153,16 @@ impl Pinned {
         Some(format!("{} was overwritten in place", changed.path.display()))
     }
 
-    /// The command to start, and descriptors that it must inherit.
+    /// How to start it.
     ///
     /// # Errors
     /// A sentence: the program cannot be run.
-    pub(crate) fn command(&self) -> Result<(Command, Vec<OwnedFd>), String> {
+    pub(crate) fn invocation(&self) -> Result<Invocation, String> {
         let program = self.program.as_ref().map_err(Clone::clone)?;
-        let (mut command, keep) = program.command().map_err(|error| error.to_string())?;
-        command.args(&self.arguments).env_clear();
-        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
-        Ok((command, keep))
+        let mut invocation = program.invocation().map_err(|error| error.to_string())?;
+        invocation.command.args(&self.arguments).env_clear();
+        invocation.command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        Ok(invocation)
     }
 
     /// The working directory for one more child.
@@ -155,6 +172,16 @@ impl Pinned {
     pub(crate) fn directory(&self) -> io::Result<Option<OwnedFd>> {
         self.directory.as_ref().map(|directory| directory.handle.try_clone()).transpose()
     }
+}
+
+/// Why a program could not be executed.
+pub(crate) fn cannot_run(program: &Path, error: &io::Error) -> String {
+    let more = match error.raw_os_error() {
+        Some(libc::ENOEXEC) => ": it is for another kind of machine, or a script without a #! line",
+        Some(libc::ENOENT) if program.exists() => ": what is missing is its loader or interpreter",
+        _ => "",
+    };
+    format!("cannot run {}: {}{more}", program.display(), why(error))
 }
 
 impl Program {
@@ -171,6 +198,9 @@ impl Program {
         let name = path.display();
         let held = Held::open(path)
             .map_err(|error| format!("the program {name} cannot be opened: {}", why(&error)))?;
+        if is_foreign(&held.file) {
+            return Err(format!("the program {name} is built for another kind of machine"));
+        }
         let interpreter = match shebang(&held.file) {
             None => None,
             Some((path, argument)) => {
@@ -185,26 +215,29 @@ impl Program {
         Ok(Program { held, interpreter })
     }
 
-    fn command(&self) -> io::Result<(Command, Vec<OwnedFd>)> {
-        use std::os::unix::process::CommandExt;
-        let Some(interpreter) = &self.interpreter else {
-            let mut command = Command::new(self.held.runnable());
-            command.arg0(&self.held.path);
-            return Ok((command, Vec::new()));
+    fn invocation(&self) -> io::Result<Invocation> {
+        let (path, mut keep) = (&self.held.path, Vec::new());
+        let plain = |program: PathBuf| (Command::new(program), path.into());
+        let (command, name) = match &self.interpreter {
+            None => plain(self.held.runnable()),
+            // The kernel finds the interpreter.
+            Some(interpreter) if self.held.is_in_place() && interpreter.held.is_in_place() => {
+                plain(path.clone())
+            }
+            Some(Interpreter { held, argument }) => {
+                let mut command = Command::new(held.runnable());
+                command.args(argument);
+                if self.held.is_in_place() {
+                    command.arg(path);
+                } else {
+                    let script = OwnedFd::from(self.held.file.try_clone()?);
+                    command.arg(format!("/proc/self/fd/{}", number_of(&script)));
+                    keep.push(script);
+                }
+                (command, held.path.clone().into())
+            }
         };
-        if self.held.is_in_place() && interpreter.held.is_in_place() {
-            return Ok((Command::new(&self.held.path), Vec::new()));
-        }
-        let mut command = Command::new(interpreter.held.runnable());
-        command.arg0(&interpreter.held.path);
-        command.args(&interpreter.argument);
-        if self.held.is_in_place() {
-            command.arg(&self.held.path);
-            return Ok((command, Vec::new()));
-        }
-        let script = OwnedFd::from(self.held.file.try_clone()?);
-        command.arg(format!("/proc/self/fd/{}", number_of(&script)));
-        Ok((command, vec![script]))
+        Ok(Invocation { command, name, keep })
     }
 }
 
@@ -256,6 +289,32 @@ impl Stamp {
     fn is_same_file(self, other: Stamp) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
+}
+
+/// Whether a program is built for a machine of another kind than this process. Not where something
+/// (binfmt_misc) may run such programs all the same.
+fn is_foreign(file: &File) -> bool {
+    // How the bytes of a number are ordered, and the kind of machine (elf(5)).
+    let kind = |file: &File| {
+        let mut head = [0; 20];
+        file.read_exact_at(&mut head, 0).ok()?;
+        head.starts_with(b"\x7fELF").then_some((head[5], [head[18], head[19]]))
+    };
+    let own = File::open("/proc/self/exe").ok().and_then(|file| kind(&file));
+    let (Some(theirs), Some(own)) = (kind(file), own) else { return false };
+    // 64-bit machines of these two kinds run programs of their 32-bit ancestors: i386, ARM.
+    let ancestor: Option<[u8; 2]> = match u16::from_le_bytes(own.1) {
+        62 => Some([3, 0]),
+        183 => Some([40, 0]),
+        _ => None,
+    };
+    let is_kin = theirs.0 == own.0 && (theirs.1 == own.1 || Some(theirs.1) == ancestor);
+    let helpers = std::fs::read_dir("/proc/sys/fs/binfmt_misc");
+    let is_helped = helpers.is_ok_and(|entries| {
+        let names = entries.flatten().map(|entry| entry.file_name());
+        names.into_iter().any(|name| name != "status" && name != "register")
+    });
+    !is_kin && !is_helped
 }
 
 /// The interpreter of a script and its one argument (execve(2), "Interpreter scripts").

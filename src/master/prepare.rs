@@ -11,6 +11,8 @@ use crate::supervisor::{Edition, ListenerId, Policy, PoolId};
 pub(crate) struct Prepared {
     pub(crate) edition: Edition,
     pub(crate) pools: Vec<(PoolId, Option<Policy>)>,
+    /// Listeners that nobody had until now.
+    pub(crate) opened: Vec<ListenerId>,
     /// What an administrator should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -67,6 +69,16 @@ impl Editions {
         settled.is_some_and(|settled| now.is_ok_and(|now| now.is_same(settled)))
     }
 
+    /// Why one of the pools of an edition cannot be started: its program is not to be had. A boot
+    /// does not ask: its other pools serve.
+    pub(crate) fn missing(&self, edition: Edition) -> Option<String> {
+        let pinned = self.pinned.get(&edition)?.iter();
+        let missing = pinned.filter_map(|(&id, pinned)| Some((id, pinned.missing()?)));
+        let missing: Vec<String> =
+            missing.map(|(id, why)| format!("pool {}: {why}", self.name(id))).collect();
+        (!missing.is_empty()).then(|| missing.join("; "))
+    }
+
     /// Nobody is started from this edition any more.
     pub(crate) fn forget(&mut self, edition: Edition) {
         self.pinned.remove(&edition);
@@ -104,11 +116,31 @@ impl Editions {
         listeners: &mut Listeners,
     ) -> Result<Prepared, String> {
         let mut opened = Vec::new();
-        let result = self.try_prepare(config, names, active, listeners, &mut opened);
-        if result.is_err() {
-            opened.into_iter().for_each(|id| listeners.close(id));
+        match self.try_prepare(config, names, active, listeners, &mut opened) {
+            Ok(prepared) => Ok(Prepared { opened, ..prepared }),
+            Err(why) => {
+                opened.into_iter().for_each(|id| listeners.close(id));
+                Err(why)
+            }
         }
-        result
+    }
+
+    /// # Errors
+    /// A sentence about a name that no pool has.
+    pub(crate) fn refuse_unknown(
+        &self,
+        config: &Config,
+        names: &[String],
+        active: &[PoolId],
+    ) -> Result<(), String> {
+        for name in names {
+            let is_active = self.id(name).is_some_and(|id| active.contains(&id));
+            if config.pool(name).is_none() && !is_active {
+                let known: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
+                return Err(format!("there is no pool {name}; there are: {}", known.join(", ")));
+            }
+        }
+        Ok(())
     }
 
     fn try_prepare(
@@ -119,13 +151,7 @@ impl Editions {
         listeners: &mut Listeners,
         opened: &mut Vec<ListenerId>,
     ) -> Result<Prepared, String> {
-        for name in names {
-            let is_active = self.id(name).is_some_and(|id| active.contains(&id));
-            if config.pool(name).is_none() && !is_active {
-                let known: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
-                return Err(format!("there is no pool {name}; there are: {}", known.join(", ")));
-            }
-        }
+        self.refuse_unknown(config, names, active)?;
         let is_named = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
         let mut pinned = BTreeMap::new();
         let mut pools = Vec::new();
@@ -156,7 +182,7 @@ impl Editions {
         });
         let mut warnings: Vec<String> = warnings.collect();
         warnings.extend(resident(config, &pools));
-        Ok(Prepared { edition, pools, warnings })
+        Ok(Prepared { edition, pools, opened: Vec::new(), warnings })
     }
 }
 

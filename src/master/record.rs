@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::Daemon;
 use super::diagnose::diagnose;
-use super::journal::{CAUSE, CUT, Entry, GIVEN_TO_OTHERS, IN_HAND, Level, MessageId, OBJECT_PID};
-use super::journal::{RETRY_USEC, TOOK_USEC, WORKERS};
-use crate::supervisor::{Generation, PoolId, Reason, Record, Who, WorkerId};
+use super::journal::{CAUSE, CUT, Entry, GIVEN_TO_OTHERS, HANDED_BACK, IN_HAND, Level, MessageId};
+use super::journal::{OBJECT_PID, REDISPATCHED, RETRY_USEC, TOOK_USEC, WORKERS};
+use crate::supervisor::{Generation, PoolId, Reason, Record, Toll, Who, WorkerId};
 
 impl Daemon {
     /// `web/1 (pid 4711, generation 2)`
@@ -53,18 +53,28 @@ impl Daemon {
             None => self.journal.say(entry),
         }
         match record {
-            Record::RolloutBegun { .. } | Record::Ready(_) | Record::StartFailed { .. } => {
+            Record::RolloutBegun { generation, pools } => {
+                self.begin_history(*generation, pools);
                 self.tell_progress(&text);
             }
-            Record::RollingBack { .. } => {
+            Record::Ready(_) | Record::OnTrial { .. } | Record::StartFailed { .. } => {
+                self.tell_progress(&text);
+            }
+            Record::Accounted { generation, toll } => self.history.settle(generation.0, *toll),
+            Record::RollingBack { generation, why } => {
                 self.must_roll = true;
+                self.history.explain(generation.0, why);
                 self.tell_progress(&text);
                 self.note_outcome(false, text);
             }
             // The first one is the boot, not a reload.
             Record::RolloutDone { generation: Generation(1), .. } => {}
-            Record::RolloutDone { .. } => self.note_outcome(true, text),
-            Record::RolledBack { .. } => {
+            Record::RolloutDone { generation, .. } => {
+                self.history.finish(generation.0, "done");
+                self.note_outcome(true, text);
+            }
+            Record::RolledBack { generation, .. } => {
+                self.history.finish(generation.0, "rolled back");
                 let why = self.last_reload.as_ref().map(|last| last.message.clone());
                 self.note_outcome(false, why.unwrap_or(text));
             }
@@ -118,13 +128,12 @@ impl Daemon {
                 let text = format!("{} is ready", self.who(who));
                 self.about(who, Level::Info, text).id(MessageId::Ready)
             }
-            Record::Joined(who) => {
-                let text = format!("{} has come back", self.who(who));
-                self.about(who, Level::Info, text).id(MessageId::Joined)
-            }
-            Record::Missing(who) => {
-                let text = format!("{} has not come back; it is killed", self.who(who));
-                self.about(who, Level::Warning, text).id(MessageId::Missing)
+            Record::Joined(who) => self.joined(who),
+            Record::Missing(who) => self.missing(who),
+            Record::OnTrial { who, time } => {
+                let text = format!("{} is on trial for {}", self.who(who), short(*time));
+                let entry = self.about(who, Level::Info, text).id(MessageId::OnTrial);
+                entry.with_time(TOOK_USEC, *time)
             }
             Record::StartFailed { who, why, retry } => {
                 let next = match retry {
@@ -165,11 +174,22 @@ impl Daemon {
             | Record::RolloutDone { .. }
             | Record::RollingBack { .. }
             | Record::RolledBack { .. }
+            | Record::Accounted { .. }
             | Record::GaveUp { .. }
             | Record::Resized { .. }
             | Record::Idle { .. }
             | Record::Stopping { .. } => self.entry_about_pools(record),
         }
+    }
+
+    fn joined(&self, who: &Who) -> Entry {
+        let text = format!("{} has come back", self.who(who));
+        self.about(who, Level::Info, text).id(MessageId::Joined)
+    }
+
+    fn missing(&self, who: &Who) -> Entry {
+        let text = format!("{} has not come back; it is killed", self.who(who));
+        self.about(who, Level::Warning, text).id(MessageId::Missing)
     }
 
     fn stalled(&self, who: &Who, since: Duration, in_hand: u64) -> Entry {
@@ -198,15 +218,17 @@ impl Daemon {
         entry.with(CUT, cut).with(GIVEN_TO_OTHERS, handed_back)
     }
 
+    fn begun(&self, generation: Generation, pools: &[PoolId]) -> Entry {
+        let names: Vec<&str> = pools.iter().map(|&id| self.editions.name(id)).collect();
+        let number = generation.0;
+        let text = format!("rollout of generation {number} begun: {}", names.join(", "));
+        let entry = Entry::new(Level::Notice, text).id(MessageId::RolloutBegun);
+        names.iter().fold(entry.generation(number), |entry, name| entry.pool(name))
+    }
+
     fn entry_about_pools(&self, record: &Record) -> Entry {
         match record {
-            Record::RolloutBegun { generation, pools } => {
-                let names: Vec<&str> = pools.iter().map(|&id| self.editions.name(id)).collect();
-                let number = generation.0;
-                let text = format!("rollout of generation {number} begun: {}", names.join(", "));
-                let entry = Entry::new(Level::Notice, text).id(MessageId::RolloutBegun);
-                names.iter().fold(entry.generation(number), |entry, name| entry.pool(name))
-            }
+            Record::RolloutBegun { generation, pools } => self.begun(*generation, pools),
             Record::RolloutDone { generation, took } => {
                 let text = format!("generation {} serves; it took {}", generation.0, short(*took));
                 let entry = Entry::new(Level::Notice, text).id(MessageId::RolloutDone);
@@ -225,6 +247,7 @@ impl Daemon {
                 let entry = Entry::new(Level::Notice, text).id(MessageId::RolledBack);
                 entry.generation(number).with_time(TOOK_USEC, *took)
             }
+            Record::Accounted { generation, toll } => accounted(*generation, *toll),
             Record::GaveUp { pool, generation, why, serving } => {
                 let rest = match serving {
                     0 => "no worker of it is left".to_owned(),
@@ -248,6 +271,7 @@ impl Daemon {
             Record::Ready(_)
             | Record::Joined(_)
             | Record::Missing(_)
+            | Record::OnTrial { .. }
             | Record::StartFailed { .. }
             | Record::Lost { .. }
             | Record::Stalled { .. }
@@ -286,12 +310,29 @@ fn resumed(generation: Generation, took: Duration) -> Entry {
     entry.generation(generation.0).with_time(TOOK_USEC, took)
 }
 
+fn accounted(generation: Generation, toll: Toll) -> Entry {
+    let text = format!("reload of generation {}: {}", generation.0, toll_in_words(toll));
+    let level = if toll.cut > 0 { Level::Warning } else { Level::Notice };
+    let entry = Entry::new(level, text).id(MessageId::Accounted).generation(generation.0);
+    entry
+        .with(HANDED_BACK, toll.handed_back)
+        .with(REDISPATCHED, toll.redispatched)
+        .with(CUT, toll.cut)
+}
+
+/// `312 handed back, 0 re-dispatched, 0 cut`
+pub(super) fn toll_in_words(toll: Toll) -> String {
+    let Toll { handed_back, redispatched, cut } = toll;
+    format!("{handed_back} handed back, {redispatched} re-dispatched, {cut} cut")
+}
+
 /// The worker that it is about.
 fn worker_of(record: &Record) -> Option<WorkerId> {
     match record {
         Record::Ready(who)
         | Record::Joined(who)
         | Record::Missing(who)
+        | Record::OnTrial { who, .. }
         | Record::StartFailed { who, .. }
         | Record::Lost { who, .. }
         | Record::Stalled { who, .. }
@@ -303,6 +344,7 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
         | Record::RolloutDone { .. }
         | Record::RollingBack { .. }
         | Record::RolledBack { .. }
+        | Record::Accounted { .. }
         | Record::GaveUp { .. }
         | Record::Resized { .. }
         | Record::Idle { .. }
@@ -311,7 +353,7 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
 }
 
 /// A duration as people say it: two digits are enough.
-fn short(duration: Duration) -> String {
+pub(super) fn short(duration: Duration) -> String {
     let ms = duration.as_millis();
     match ms {
         0..1_000 => format!("{ms} ms"),

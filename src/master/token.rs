@@ -18,6 +18,8 @@ pub(crate) enum Token {
     Journal,
     /// The rehearsal of an upgrade is over.
     Rehearsal,
+    /// A worker answers a probe.
+    Probe(WorkerId),
 }
 
 impl Token {
@@ -35,7 +37,8 @@ impl Token {
             Token::Unsent(id) => (6, id),
             Token::Lingering(id) => (7, id),
             Token::Journal => (8, 0),
-            Token::Rehearsal => (9, 0),
+            Token::Probe(id) => (9, id.0),
+            Token::Rehearsal => (10, 0),
         };
         kind << Token::SHIFT | id
     }
@@ -53,6 +56,7 @@ impl Token {
             6 => Token::Unsent(id),
             7 => Token::Lingering(id),
             8 => Token::Journal,
+            9 => Token::Probe(WorkerId(id)),
             _ => Token::Rehearsal,
         }
     }
@@ -75,6 +79,7 @@ mod tests {
             Token::Lingering(u64::from(u32::MAX)),
             Token::Journal,
             Token::Rehearsal,
+            Token::Probe(WorkerId(1 << 48)),
         ] {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -14,17 +14,13 @@
 //!
 //! Signals that come in the gap are blocked, so that they wait for the next image; those that have
 //! come and were not looked at are sent again, for the same reason.
-//!
-//! The variables that tell the next image and the rehearsal what they are carry this process' id:
-//! whoever inherits them by accident is not meant.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -32,21 +28,19 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SigSet, Signal, kill};
 use serde_json::json;
 
+use super::image::PASSED;
 use super::journal::{CAUSE, Entry, Followed, Journal, Level, MessageId, TOOK_USEC};
-use super::state::{Luggage, Packing, REHEARSAL_VARIABLE, STATE_VARIABLE, State};
+use super::state::{Packing, REHEARSAL_VARIABLE, STATE_VARIABLE};
 use super::{Daemon, Token};
 use crate::config::why;
-use crate::supervisor::{How, Supervisor};
-use crate::sys::ancillary::{number_of, take_over};
-use crate::sys::leftover::{pack_as, unpack_whole};
+use crate::sys::ancillary::number_of;
+use crate::sys::leftover::pack_as;
 use crate::sys::output::pipe;
 use crate::sys::process::{Ending, Preparation, Process};
 use crate::wire::control::Answer;
 
 /// How long a rehearsal may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What a rehearsal that went well prints after its name and version.
-const PASSED: &str = "can go on from here";
 /// Of what a rehearsal printed, so much is read.
 const OUTPUT_MAX: u64 = 64 * 1024;
 
@@ -72,11 +66,13 @@ pub(super) struct Upgrade {
     output: OwnedFd,
     until: Instant,
     was_killed: bool,
+    /// The rehearsal went well.
+    is_rehearsed: bool,
 }
 
 impl Upgrade {
     pub(super) fn deadline(&self) -> Option<Instant> {
-        Some(self.until).filter(|_| !self.was_killed)
+        Some(self.until).filter(|_| !self.was_killed && !self.is_rehearsed)
     }
 
     pub(super) fn process(&self) -> &Process {
@@ -86,84 +82,6 @@ impl Upgrade {
     pub(super) fn is_awaited_by(&self, client: u64) -> bool {
         self.asked_by.contains(&client)
     }
-}
-
-/// The program that this process was started from, by the path that leads to what is installed: as
-/// it was called, if that names it; a symlink in it may lead elsewhere after a deploy.
-pub(super) fn own_path() -> PathBuf {
-    let own = std::fs::read_link("/proc/self/exe").unwrap_or_default();
-    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
-    if called.as_os_str().as_bytes().contains(&b'/') {
-        let is_own = called.canonicalize().is_ok_and(|path| path == own);
-        if let (true, Ok(path)) = (is_own, std::path::absolute(&called)) {
-            return path;
-        }
-    }
-    let deleted = b" (deleted)";
-    match own.as_os_str().as_bytes().strip_suffix(deleted) {
-        Some(path) => PathBuf::from(OsString::from_vec(path.to_vec())),
-        None => own,
-    }
-}
-
-/// Whether this process continues another image, or rehearses to do so.
-#[must_use]
-pub fn is_continuation() -> bool {
-    addressed(STATE_VARIABLE, std::process::id()).is_some()
-        || addressed(REHEARSAL_VARIABLE, nix::unistd::getppid().as_raw().unsigned_abs()).is_some()
-}
-
-/// The descriptor that a variable names, if it is meant for us: `master` must be the process in it.
-fn addressed(variable: &str, master: u32) -> Option<i32> {
-    let text = std::env::var(variable).ok()?;
-    let (pid, number) = text.split_once(':')?;
-    let number: i32 = number.parse().ok().filter(|&number| number > 2)?;
-    (pid.parse() == Ok(master)).then_some(number)
-}
-
-/// Reads the state from a descriptor that another image has left open.
-fn read_state(number: i32) -> Result<State, String> {
-    let memfd = take_over(number).map_err(|error| format!("the state is not there: {error}"))?;
-    let bytes = unpack_whole(memfd).map_err(|error| format!("that is no state: {error}"))?;
-    State::decode(&bytes)
-}
-
-/// Whether this process is a rehearsal: then how it went.
-pub(super) fn rehearse() -> Option<Result<String, String>> {
-    let number = addressed(REHEARSAL_VARIABLE, nix::unistd::getppid().as_raw().unsigned_abs())?;
-    let go_on = || {
-        let state = read_state(number)?;
-        let taken = state.taken_at(super::outbox::clock());
-        state.check()?;
-        Supervisor::restore(state.mind, taken, How::Carried)?;
-        Ok(format!("rcluster {} {PASSED}", env!("CARGO_PKG_VERSION")))
-    };
-    Some(go_on())
-}
-
-/// Says how the rehearsal went, and ends this process.
-pub(super) fn report_rehearsal(outcome: Result<String, String>) -> ! {
-    let (text, status) = match outcome {
-        Ok(line) => (line, 0),
-        Err(why) => (why, 1),
-    };
-    // The master hears of a line that cannot be written, too: it misses it.
-    let _ = writeln!(std::io::stdout(), "{text}");
-    std::process::exit(status)
-}
-
-/// What an earlier image of this process has left, if there was one.
-///
-/// # Errors
-/// A sentence: it cannot be gone on with.
-pub(super) fn continued() -> Option<Result<(State, Luggage), String>> {
-    let number = addressed(STATE_VARIABLE, std::process::id())?;
-    let go_on = || {
-        let state = read_state(number)?;
-        let numbers = state.carried.as_ref().map(|carried| carried.numbers.clone());
-        Ok((state, Luggage::take_over(&numbers.unwrap_or_default())?))
-    };
-    Some(go_on())
 }
 
 impl Daemon {
@@ -180,8 +98,14 @@ impl Daemon {
         let asked_by = client.into_iter().collect();
         match self.begin_rehearsal() {
             Ok((rehearsal, output)) => {
-                let (until, was_killed) = (self.now + PATIENCE, false);
-                self.upgrade = Some(Upgrade { asked_by, rehearsal, output, until, was_killed });
+                self.upgrade = Some(Upgrade {
+                    asked_by,
+                    rehearsal,
+                    output,
+                    until: self.now + PATIENCE,
+                    was_killed: false,
+                    is_rehearsed: false,
+                });
             }
             Err(why) => self.fail_upgrade(asked_by, &why),
         }
@@ -196,12 +120,14 @@ impl Daemon {
         let (output, write) = pipe().map_err(fail)?;
         let mut arguments = std::env::args_os();
         let mut command = Command::new(&self.own_path);
-        command.arg0(arguments.next().unwrap_or_default()).args(arguments);
-        MANAGER.iter().chain(STALE).for_each(|variable| _ = command.env_remove(variable));
+        let name = arguments.next();
+        command.args(arguments);
+        let is_theirs = |key: &OsStr| MANAGER.iter().chain(STALE).any(|other| key == *other);
+        command.envs(std::env::vars_os().filter(|(key, _)| !is_theirs(key)));
         let value = format!("{}:{}", std::process::id(), number_of(&state));
         command.env(REHEARSAL_VARIABLE, value).stdin(Stdio::null());
         command.stdout(write.try_clone().map_err(fail)?).stderr(write);
-        let preparation = Preparation { keep: vec![state], ..Preparation::default() };
+        let preparation = Preparation { keep: vec![state], name, ..Preparation::default() };
         let rehearsal = Process::start(command, preparation).map_err(fail)?;
         if let Err(error) = self.poller.add(&rehearsal, Token::Rehearsal.encode()) {
             // Nobody would see its end.
@@ -214,7 +140,8 @@ impl Daemon {
     /// A rehearsal that takes too long is ended.
     pub(super) fn limit_rehearsal(&mut self) {
         let Some(upgrade) = &mut self.upgrade else { return };
-        if upgrade.until <= self.now && !std::mem::replace(&mut upgrade.was_killed, true) {
+        let is_overdue = upgrade.until <= self.now && !upgrade.is_rehearsed;
+        if is_overdue && !std::mem::replace(&mut upgrade.was_killed, true) {
             // It has just ended, where this fails.
             let _ = upgrade.rehearsal.signal_group(Signal::SIGKILL);
         }
@@ -228,12 +155,27 @@ impl Daemon {
             Ok(Some(ending)) => Ok(ending),
             Err(error) => Err(error),
         };
-        let Some(upgrade) = self.upgrade.take() else { return };
+        let Some(mut upgrade) = self.upgrade.take() else { return };
         // Closing it removes it as well.
         let _ = self.poller.remove(&upgrade.rehearsal);
         match judge(&upgrade, &self.own_path, ending) {
-            Ok(()) => self.upgrade_now(upgrade.asked_by),
+            Ok(()) => {
+                upgrade.is_rehearsed = true;
+                self.upgrade = Some(upgrade);
+                self.continue_upgrade();
+            }
             Err(why) => self.fail_upgrade(upgrade.asked_by, &why),
+        }
+    }
+
+    /// After the rehearsal, and once no worker is being asked anything: a question is not carried.
+    pub(super) fn continue_upgrade(&mut self) {
+        let is_rehearsed = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_rehearsed);
+        if !is_rehearsed || self.probes.is_asking() || self.check.is_under_way() {
+            return;
+        }
+        if let Some(upgrade) = self.upgrade.take() {
+            self.upgrade_now(upgrade.asked_by);
         }
     }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConnectionId, Edition, Generation, ListenerId, PoolId, Seat, Slot, WishId, WorkerId};
+use super::{
+    ConnectionId, Edition, Generation, ListenerId, PoolId, Seat, Slot, Toll, WishId, WorkerId,
+};
 
 /// An order. Named in the imperative; a failure to carry it out is reported as a fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,16 @@ pub enum Action {
     TakeBack {
         /// The worker.
         worker: WorkerId,
+    },
+    /// Send the worker a connection of the shell's own, as if it came from this listener, ask over
+    /// it whether the worker works, and report [`super::Event::Probed`].
+    Probe {
+        /// The worker.
+        worker: WorkerId,
+        /// The listener.
+        listener: ListenerId,
+        /// What the worker was started from.
+        edition: Edition,
     },
     /// SIGTERM to the worker's group.
     Terminate {
@@ -95,6 +107,7 @@ impl Action {
     pub(super) fn is_lasting(&self) -> bool {
         match self {
             Action::TakeBack { .. }
+            | Action::Probe { .. }
             | Action::Dispatch { .. }
             | Action::Refuse { .. }
             | Action::Attend { .. } => false,
@@ -181,6 +194,13 @@ pub enum Reason {
 pub enum Record {
     /// A worker takes connections.
     Ready(Who),
+    /// The canary serves beside the old workers, on trial.
+    OnTrial {
+        /// Who.
+        who: Who,
+        /// For how long.
+        time: Duration,
+    },
     /// A worker did not get ready.
     StartFailed {
         /// Who.
@@ -271,6 +291,13 @@ pub enum Record {
         generation: Generation,
         /// How long it took, from the start of the rollout.
         took: Duration,
+    },
+    /// The last worker that a reload retired is gone.
+    Accounted {
+        /// The reload's generation.
+        generation: Generation,
+        /// What became of the connections of those workers.
+        toll: Toll,
     },
     /// A pool's generation fails too often and is not started again.
     GaveUp {

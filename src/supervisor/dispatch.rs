@@ -158,6 +158,15 @@ impl Supervisor {
         chosen.map(|(worker, _)| worker.who.worker)
     }
 
+    /// Whether the worker can take a connection of its first listener.
+    pub(super) fn can_take(&self, id: WorkerId, board: &impl Board) -> bool {
+        let worker = self.roster.get(id);
+        worker.is_some_and(|worker| {
+            let listener = worker.plan.policy.listeners.first();
+            listener.is_some_and(|&listener| has_room(worker, listener, board).is_some())
+        })
+    }
+
     /// Asks every candidate that knows this listener to say when it has room.
     fn await_room(&mut self, pool: PoolId, listener: ListenerId, board: &impl Board) {
         let Some(desk) = self.desks.get_mut(&pool) else { return };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Toll;
 use super::action::{Action, Announcement, Attention, Reason, Record, Spawn, Who};
 
 impl fmt::Display for Action {
@@ -12,6 +13,9 @@ impl fmt::Display for Action {
                 let how = if *take_back { ", take back what it has not received" } else { "" };
                 let more = if *handback { ", and its live connections" } else { "" };
                 write!(f, "drain {worker} within {deadline:?}{how}{more}")
+            }
+            Action::Probe { worker, listener, .. } => {
+                write!(f, "probe {worker} as from {listener}")
             }
             Action::TakeBack { worker } => write!(f, "take back from {worker}, and ping it"),
             Action::Terminate { worker } => write!(f, "terminate {worker}"),
@@ -90,6 +94,7 @@ impl fmt::Display for Record {
             Record::Ready(who) => write!(f, "{who} ready"),
             Record::Joined(who) => write!(f, "{who} joined"),
             Record::Missing(who) => write!(f, "{who} missing"),
+            Record::OnTrial { who, time } => write!(f, "{who} on trial for {time:?}"),
             Record::StartFailed { who, why, retry: Some(wait) } => {
                 write!(f, "{who} {why}; again in {:.1} s", wait.as_secs_f64())
             }
@@ -120,6 +125,11 @@ impl fmt::Display for Record {
             }
             Record::RolledBack { generation, took } => {
                 write!(f, "rolled back {generation} after {:.1} s", took.as_secs_f64())
+            }
+            Record::Accounted { generation, toll } => {
+                let Toll { handed_back, redispatched, cut } = toll;
+                write!(f, "reload of {generation}: {handed_back} handed back, ")?;
+                write!(f, "{redispatched} re-dispatched, {cut} cut")
             }
             Record::GaveUp { pool, generation, why, serving } => {
                 write!(f, "{pool} gave up on {generation}: {why}; {serving} serving")

@@ -96,6 +96,21 @@ pub enum Event {
         /// A sentence.
         why: String,
     },
+    /// A probe ([`super::Action::Probe`]) has come to its end.
+    Probed {
+        /// The worker.
+        worker: WorkerId,
+        /// The worker works; or why not, as in "its probe {why}".
+        result: Result<(), String>,
+        /// The worker still has the probe's connection.
+        is_left: bool,
+    },
+    /// A probe's connection was read back, or could not be sent: the worker never had it.
+    /// [`Event::Probed`] follows only in the second case.
+    ProbeReturned {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// A worker has room again, and said so.
     Room {
         /// The worker.

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::goal::{Course, Plan, Verdict};
+use super::goal::{Course, Plan, QUICK, Verdict};
 use super::roster::{Phase, Worker};
 use super::{Action, Board, Held, PoolId, Record, Supervisor, WorkerId};
 
@@ -52,6 +52,16 @@ impl Supervisor {
         let served = now.saturating_duration_since(since);
         let Some(goal) = self.goal.pools.get_mut(&who.pool) else { return };
         let verdict = goal.note_loss(&plan, who.slot, served, now, &mut self.chance);
+        if self.is_canary(&who) {
+            let served = served.as_secs_f64();
+            let name = format!("{}/{}", plan.policy.name, who.slot.0);
+            return self.roll_back(format!("{name}: the canary {why} after {served:.1} s"));
+        }
+        // Ready, and gone at once: it might as well not have got ready.
+        if served < QUICK && self.decides_rollout(&plan, who.pool) {
+            let worker = format!("{}/{}", plan.policy.name, who.slot.0);
+            return self.roll_back(format!("{worker}: {why} as soon as it was ready"));
+        }
         if let Verdict::Hopeless(count) = verdict {
             let name = &plan.policy.name;
             let text = format!("{count}, the last one {name}/{}: {why}", who.slot.0);
@@ -95,15 +105,21 @@ impl Supervisor {
         if !self.welcome_rescued(id, count) {
             self.unsend(id, count);
         }
+        self.charge_rescued(id, &rescued);
         let Some(worker) = self.roster.get(id).cloned() else {
             return self.hold_homeless(rescued);
         };
         let who = worker.who;
         let hand = worker.hand(board.counts(who.pool, worker.seat));
-        let (cut, finished) = (hand.in_hand, hand.finished);
+        // Nobody is cut when a probe is: it was ours, and is over.
+        let probes = u64::from(worker.has_probe).min(hand.in_hand);
+        let (cut, finished) = (hand.in_hand - probes, hand.finished + probes);
         match worker.phase() {
             Phase::Starting { .. } => {
                 self.fail_start(id, format!("{how} before it was ready"), now)
+            }
+            Phase::Probing { .. } => {
+                self.fail_start(id, format!("{how} while it was probed"), now);
             }
             Phase::Serving { .. } => {
                 self.record(Record::Lost { who, why: how.to_owned(), cut, rescued: count });
@@ -118,6 +134,7 @@ impl Supervisor {
             }
         }
         self.roster.bury(id);
+        self.charge_gone(&worker, cut);
         let accounts = &mut self.desks.entry(who.pool).or_default().accounts;
         accounts.cut += cut;
         accounts.finished += finished;
@@ -132,9 +149,11 @@ impl Supervisor {
         let in_hand = worker.hand(board.counts(who.pool, worker.seat)).in_hand;
         match worker.phase() {
             _ if worker.is_absent() => self.give_up_waiting(id),
-            Phase::Starting { .. } => {
+            phase @ (Phase::Starting { .. } | Phase::Probing { .. }) => {
                 let limit = worker.plan.policy.start_timeout;
-                self.fail_start(id, format!("was not ready within {limit:?}"), now);
+                let is_probed = matches!(phase, Phase::Probing { .. });
+                let what = if is_probed { "its probe was not answered" } else { "was not ready" };
+                self.fail_start(id, format!("{what} within {limit:?}"), now);
                 self.roster.kill(id);
                 self.actions.push_back(Action::Kill { worker: id });
             }

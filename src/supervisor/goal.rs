@@ -18,7 +18,7 @@ use super::chance::Chance;
 use super::{Edition, Generation, ListenerId, Policy, PoolId, Slot, WishId};
 
 /// A worker that served less than this before it was lost makes its slot wait before the next.
-const QUICK: Duration = Duration::from_secs(1);
+pub(super) const QUICK: Duration = Duration::from_secs(1);
 /// The first wait after a failed start.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait.
@@ -49,6 +49,9 @@ pub(super) struct Rollout {
     pub(super) wishes: Vec<WishId>,
     pub(super) begun: Instant,
     pub(super) course: Course,
+    /// Pools whose canary has not passed. Nobody else is replaced, and nobody retires, until all
+    /// have.
+    pub(super) untried: BTreeSet<PoolId>,
 }
 
 /// Where a rollout is heading.
@@ -133,7 +136,7 @@ impl Goal {
     }
 
     /// Whether this generation is the one whose first failed start fails the rollout under way.
-    pub(super) fn is_on_trial(&self, generation: Generation) -> bool {
+    pub(super) fn is_rolled_out(&self, generation: Generation) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| {
             rollout.course == Course::Forward && rollout.generation == generation
         })

@@ -62,6 +62,7 @@ impl Supervisor {
             }
             None => accounts.cut += 1,
         }
+        self.charge_handback(id, held.is_some());
         self.resume(pool, now, board);
         self.refresh_deadline();
     }

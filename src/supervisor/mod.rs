@@ -15,11 +15,12 @@
 //! turn: that costs nothing when nothing is due.
 //!
 //! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `seats`, `reconcile`, `rollout`,
-//! `failure`, `dispatch`, `doors`, `held`, `stall`, `idle`, `snapshot`,
-//! `restore`, `absence`.
+//! `canary`, `failure`, `toll`, `dispatch`, `doors`, `held`, `stall`, `idle`, `snapshot`, `restore`,
+//! `absence`.
 
 mod absence;
 mod action;
+mod canary;
 mod chance;
 mod dispatch;
 mod display;
@@ -40,6 +41,7 @@ mod stall;
 mod status;
 #[cfg(test)]
 mod tests;
+mod toll;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -56,12 +58,14 @@ pub use restore::How;
 pub use seats::SEATS;
 pub use snapshot::Snapshot;
 pub use status::{PhaseName, PoolProgress, PoolStatus, Progress, Status, WorkerStatus};
+pub use toll::Toll;
 
 use chance::Chance;
 use dispatch::Desk;
 use doors::Door;
 use goal::Goal;
 use roster::{Phase, Roster};
+use toll::Bill;
 
 /// What a worker counted. Untrusted: the mind bounds it before use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,6 +119,8 @@ pub struct Supervisor {
     doors: BTreeMap<ListenerId, Door>,
     desks: BTreeMap<PoolId, Desk>,
     editions: BTreeSet<Edition>,
+    /// Of the reloads whose retired workers are not all gone.
+    bills: BTreeMap<Generation, Bill>,
     /// Systemd was told READY before.
     was_ready: bool,
     /// The service ends when nobody has used it for so long.
@@ -147,6 +153,7 @@ impl Supervisor {
             doors: BTreeMap::new(),
             desks: BTreeMap::new(),
             editions: BTreeSet::new(),
+            bills: BTreeMap::new(),
             was_ready: false,
             idle_exit: None,
             idle: None,
@@ -178,11 +185,15 @@ impl Supervisor {
             }
             Event::Unfit { worker, why } => self.dismiss(worker, why, now),
             Event::Ready { worker, limit, handback } => {
-                self.promote(worker, limit, handback, now);
+                self.receive_ready(worker, limit, handback, now);
             }
             Event::Joined { worker, limit, handback, handed_back, rescued } => {
                 self.rejoin(worker, limit, handback, handed_back, rescued, board);
             }
+            Event::Probed { worker, result, is_left } => {
+                self.judge_probe(worker, result, is_left, now);
+            }
+            Event::ProbeReturned { worker } => self.unsend_probe(worker),
             Event::RetireRequested { worker } => self.note_due(worker, now),
             Event::Drained { worker } => self.roster.note_drained(worker, now),
             Event::Exited { worker, how, rescued } => {
@@ -198,7 +209,11 @@ impl Supervisor {
             }
             Event::Returned { held, worker, is_full } => {
                 let shunned = is_full && self.suspect(worker, now, board);
-                return self.put_back(worker, held, shunned, now, board);
+                self.put_back(worker, held, shunned, now, board);
+                // For a canary, that was the end of its trial.
+                if !shunned {
+                    return;
+                }
             }
             Event::AcceptFailed { listener } => {
                 if let Some(pool) = self.doors.get(&listener).map(|door| door.pool) {
@@ -224,6 +239,7 @@ impl Supervisor {
         let is_news = self.goal_timeout(now) || !overdue.is_empty();
         let before = self.actions.len();
         self.check_progress(now, board);
+        self.probe_canaries(now, board);
         self.dispatch_timeout(now, board);
         self.check_idle(now, board);
         self.reconcile(now, board);
@@ -248,6 +264,7 @@ impl Supervisor {
             self.goal_deadline(),
             self.dispatch_deadline(),
             self.progress_check,
+            self.canary_deadline(),
             self.idle_deadline(),
         ];
         self.deadline =
@@ -330,20 +347,6 @@ impl Supervisor {
         }
     }
 
-    fn promote(&mut self, id: WorkerId, limit: u32, handback: bool, now: Instant) {
-        if !self.roster.promote(id, limit, now) {
-            return;
-        }
-        let Some(worker) = self.roster.get_mut(id) else { return };
-        worker.handback = handback;
-        let who = worker.who;
-        if let Some(goal) = self.goal.pools.get_mut(&who.pool) {
-            goal.note_ready(who.generation, who.slot);
-        }
-        self.renew_candidates(who.pool);
-        self.record(Record::Ready(who));
-    }
-
     fn note_room(&mut self, worker: WorkerId, now: Instant, board: &impl Board) {
         self.note_life(worker, board);
         if let Some(pool) = self.roster.get(worker).map(|worker| worker.who.pool) {
@@ -366,6 +369,7 @@ impl Supervisor {
         };
         worker.messages += u64::from(pinged);
         let pool = worker.who.pool;
+        self.charge_rescued(id, &connections);
         self.hold(pool, connections);
         self.watch_progress(now);
         self.resume(pool, now, board);

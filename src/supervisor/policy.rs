@@ -126,6 +126,11 @@ pub struct Policy {
     pub restart_window: Duration,
     /// Workers that may be starting at once during a rollout, 1 or more.
     pub surge: u32,
+    /// How long the first worker of a new generation serves beside the old ones, on trial, before
+    /// the others follow.
+    pub canary: Duration,
+    /// That worker is asked whether it works: once before it serves, then once a second on trial.
+    pub probe: bool,
     /// What happens to clients whom no worker can take.
     pub unavailable: Unavailable,
 }
@@ -147,6 +152,8 @@ impl Default for Policy {
             restart_limit: 5,
             restart_window: Duration::from_secs(60),
             surge: 1,
+            canary: Duration::ZERO,
+            probe: false,
             unavailable: Unavailable::default(),
         }
     }

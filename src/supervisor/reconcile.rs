@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::action::{Action, Reason, Record, Spawn};
 use super::goal::Plan;
 use super::roster::Worker;
-use super::{Board, Life, PoolId, Slot, Supervisor, WorkerId};
+use super::{Board, Generation, Life, PoolId, Slot, Supervisor, WorkerId};
 
 /// Rollouts that begin and end in one pass at most: a few that have nothing to do may.
 const ROUNDS_MAX: u32 = 100;
@@ -29,6 +29,7 @@ impl Supervisor {
         if self.life == Life::Over {
             return self.refresh_deadline();
         }
+        self.settle_bills();
         self.close_unused();
         self.resume_all(now, board);
         self.forget_editions();
@@ -44,10 +45,12 @@ impl Supervisor {
         for round in 0.. {
             assert!(round < ROUNDS_MAX, "the pass comes to no end: {:?}", self.goal.rollout);
             self.begin_next(now);
+            self.pass_canaries(now);
+            let retired_by = self.retired_by();
             for pool in self.goal.pools.keys().copied().collect::<Vec<_>>() {
                 self.fill_vacancies(pool, now);
                 self.replace(pool, now);
-                self.retire(pool, now);
+                self.retire(pool, retired_by, now);
             }
             if !self.arrive(now) {
                 return;
@@ -71,7 +74,7 @@ impl Supervisor {
             let surge = plan.policy.surge as usize;
             if is_filled
                 || goal.not_before(plan.generation, slot).is_some_and(|at| at > now)
-                || (self.goal.is_on_trial(plan.generation) && starting >= surge)
+                || (self.goal.is_rolled_out(plan.generation) && starting >= surge)
             {
                 continue;
             }
@@ -88,7 +91,8 @@ impl Supervisor {
             return;
         }
         let starting = self.roster.starting(pool);
-        let mut room = wanted.policy.surge.saturating_sub(starting);
+        let surge = self.canaries_missing(pool).unwrap_or(wanted.policy.surge);
+        let mut room = surge.saturating_sub(starting);
         if room == 0 {
             return;
         }
@@ -114,7 +118,7 @@ impl Supervisor {
     }
 
     /// Who is no longer needed leaves.
-    pub(super) fn retire(&mut self, pool: PoolId, now: Instant) {
+    pub(super) fn retire(&mut self, pool: PoolId, by: Option<Generation>, now: Instant) {
         let Some(goal) = self.goal.pools.get(&pool) else { return };
         let span = goal.span(self.goal.is_rolling(pool));
         let mut leaving = Vec::new();
@@ -138,6 +142,7 @@ impl Supervisor {
         }
         leaving.sort_by_key(|&(worker, _)| worker);
         unwanted.sort();
+        self.charge_leaving(&leaving, by);
         self.drain(&leaving, now);
         for worker in unwanted {
             self.roster.kill(worker);
@@ -145,7 +150,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether a better worker serves in the same slot: as wanted, not due, and newer.
+    /// Whether a better worker serves in the same slot: as wanted, not due, and newer. One of a
+    /// generation on trial is no better one yet.
     fn is_succeeded(&self, worker: &Worker) -> bool {
         let who = worker.who;
         let rank = |other: &Worker| {
@@ -155,7 +161,7 @@ impl Supervisor {
         };
         self.roster
             .in_slot(who.pool, who.slot)
-            .filter(|other| other.is_at_work())
+            .filter(|other| other.is_at_work() && !self.is_on_trial(other.who.generation))
             .any(|other| other.who.worker != who.worker && rank(other) > rank(worker))
     }
 

@@ -47,6 +47,15 @@ impl Supervisor {
         for worker in &mut snapshot.workers {
             (worker.dispatched, worker.handed_back, worker.messages) = (0, 0, 0);
             worker.stuck = None;
+            // The question died with the one who asked.
+            if std::mem::take(&mut worker.is_probed) {
+                worker.probe_at = Some(0);
+            }
+            worker.has_probe = false;
+        }
+        for (generation, bill) in &mut snapshot.bills {
+            let leaving = snapshot.workers.iter().filter(|it| it.retired_by == Some(*generation));
+            bill.leaving = u32::try_from(leaving.count()).unwrap_or(u32::MAX);
         }
         for desk in snapshot.desks.values_mut() {
             desk.held.clear();
@@ -70,6 +79,7 @@ impl Supervisor {
                 wishes: Vec::new(),
                 begun: now,
                 course: Course::Resume,
+                untried: BTreeSet::new(),
             });
         }
         mind.progress_check = None;
@@ -89,7 +99,7 @@ impl Supervisor {
         let Snapshot { last_worker, turns, is_stopping, listeners, doors, desks, .. } = snapshot;
         let Snapshot { editions, was_ready, idle_exit, idle, is_in_doubt, generations, .. } =
             snapshot;
-        let Snapshot { seed, progress_check, .. } = snapshot;
+        let Snapshot { seed, progress_check, bills, .. } = snapshot;
         let plans: Vec<Arc<Plan>> = plans
             .into_iter()
             .map(|Planned { generation, edition, policy }| {
@@ -118,6 +128,7 @@ impl Supervisor {
             doors: doors.into_iter().map(|(id, door)| (id, door_of(door, times))).collect(),
             desks: desks.into_iter().map(|(id, books)| (id, desk_of(books, times))).collect(),
             editions,
+            bills,
             was_ready,
             idle_exit,
             idle,
@@ -166,15 +177,17 @@ fn plan_of(number: usize, plans: &[Arc<Plan>]) -> Result<Arc<Plan>, String> {
 }
 
 fn rollout_of(rolling: Rolling, times: Times) -> Rollout {
-    let Rolling { generation, pools, wishes, begun, course } = rolling;
-    Rollout { generation, pools, wishes, begun: times.to(begun), course }
+    let Rolling { generation, pools, wishes, begun, course, untried } = rolling;
+    Rollout { generation, pools, wishes, begun: times.to(begun), course, untried }
 }
 
 fn worker_of(hired: Hired, times: Times, plans: &[Arc<Plan>]) -> Result<Worker, String> {
     let Hired { who, seat, plan, phase, absent, due, handback, .. } = hired;
     let Hired { dispatched, handed_back, messages, limit, stuck, .. } = hired;
+    let Hired { is_probed, has_probe, probe_at, retired_by, .. } = hired;
     let phase = match phase {
         Stage::Starting(at) => Phase::Starting { deadline: times.to(at) },
+        Stage::Probing(at) => Phase::Probing { deadline: times.to(at) },
         Stage::Serving(at) => Phase::Serving { since: times.to(at) },
         Stage::Draining(at) => Phase::Draining { deadline: times.to(at) },
         Stage::Terminated(at) => Phase::Terminated { deadline: times.to(at) },
@@ -192,6 +205,8 @@ fn worker_of(hired: Hired, times: Times, plans: &[Arc<Plan>]) -> Result<Worker, 
     (worker.due, worker.handback, worker.stuck) = (due, handback, stuck);
     (worker.dispatched, worker.handed_back) = (dispatched, handed_back);
     (worker.messages, worker.limit) = (messages, limit);
+    (worker.is_probed, worker.has_probe) = (is_probed, has_probe);
+    (worker.probe_at, worker.retired_by) = (probe_at.map(|at| times.to(at)), retired_by);
     Ok(worker)
 }
 

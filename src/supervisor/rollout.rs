@@ -1,10 +1,12 @@
 //! A rollout: how it begins, what ends it, and the way back.
 //!
 //! A rollout moves the goal of its pools at once and lets the pass do the rest. It is one
-//! transaction: it has arrived when every slot of every pool is as wanted, and the first new worker
-//! that does not get ready sends all of its pools back. The way back is the same pass with the
+//! transaction: it begins with one new worker in each pool (`canary`), it has arrived when every
+//! slot of every pool is as wanted, and the first new worker that does not get ready sends all of
+//! its pools back. The way back is the same pass with the
 //! older goal. A wish is answered once, by the rollout that contained it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,7 +30,7 @@ impl Supervisor {
         self.goal.latest += 1;
         let generation = Generation(self.goal.latest);
         let is_boot = self.goal.pools.is_empty();
-        let pools = next.pools.keys().copied().collect();
+        let pools: BTreeSet<PoolId> = next.pools.keys().copied().collect();
         for (pool, plan) in next.pools {
             let goal = self.goal.pools.entry(pool).or_default();
             goal.wanted =
@@ -36,11 +38,14 @@ impl Supervisor {
             self.desks.entry(pool).or_default();
         }
         let course = if is_boot { Course::Boot } else { Course::Forward };
-        let rollout = Rollout { generation, pools, wishes: next.wishes, begun: now, course };
+        let untried = self.pools_with_canary(&pools);
+        let (wishes, begun) = (next.wishes, now);
+        let rollout = Rollout { generation, pools, wishes, begun, course, untried };
         let pools = rollout.pools.iter().copied().collect();
         self.goal.rollout = Some(rollout);
         self.renew_doors(now);
         if !is_boot {
+            self.open_bill(generation);
             self.announce(Announcement::Reloading);
         }
         self.record(Record::RolloutBegun { generation, pools });
@@ -53,6 +58,7 @@ impl Supervisor {
             return;
         }
         rollout.course = Course::Back { why: why.clone() };
+        rollout.untried.clear();
         let generation = rollout.generation;
         self.is_in_doubt = true;
         for pool in &rollout.pools {
@@ -73,8 +79,10 @@ impl Supervisor {
         let Some((pool, generation, why)) = failed else { return false };
         self.is_in_doubt = true;
         let course = Course::Back { why: why.clone() };
-        let (pools, wishes) = ([pool].into(), Vec::new());
-        self.goal.rollout = Some(Rollout { generation, pools, wishes, begun: now, course });
+        let (pools, wishes, untried) = ([pool].into(), Vec::new(), BTreeSet::new());
+        self.goal.rollout =
+            Some(Rollout { generation, pools, wishes, begun: now, course, untried });
+        self.open_bill(generation);
         self.renew_doors(now);
         self.announce(Announcement::Reloading);
         self.record(Record::RollingBack { generation, why });
@@ -87,16 +95,19 @@ impl Supervisor {
             self.end_if_hopeless();
             return false;
         };
-        if !rollout.pools.iter().all(|&pool| self.has_arrived(pool, &rollout.course)) {
+        if !rollout.untried.is_empty()
+            || !rollout.pools.iter().all(|&pool| self.has_arrived(pool, &rollout.course))
+        {
             return false;
         }
+        let retired_by = self.retired_by();
         let Some(rollout) = self.goal.rollout.take() else { return false };
         for &pool in &rollout.pools {
             if let Some(goal) = self.goal.pools.get_mut(&pool) {
                 goal.settle(now);
             }
             // Slots and pools that are gone: done means that they were told to drain.
-            self.retire(pool, now);
+            self.retire(pool, retired_by, now);
         }
         self.renew_doors(now);
         self.close_unused();

@@ -17,6 +17,8 @@ use super::{Counts, Generation, PoolId, Seat, Slot, WorkerId};
 pub(super) enum Phase {
     /// Spawned, has not said READY.
     Starting { deadline: Instant },
+    /// Has said READY, and is asked whether it works before it gets anything.
+    Probing { deadline: Instant },
     /// Takes connections.
     Serving { since: Instant },
     /// Finishes what it has, until it is sent SIGTERM.
@@ -51,6 +53,14 @@ pub(super) struct Worker {
     pub(super) limit: u64,
     /// It takes nothing while messages wait.
     pub(super) stuck: Option<Stuck>,
+    /// The verdict of a probe is awaited.
+    pub(super) is_probed: bool,
+    /// One of the connections that were sent to it is a probe's.
+    pub(super) has_probe: bool,
+    /// When it is probed next.
+    pub(super) probe_at: Option<Instant>,
+    /// The reload that retired it.
+    pub(super) retired_by: Option<Generation>,
 }
 
 /// Since when a worker takes nothing.
@@ -97,6 +107,10 @@ impl Worker {
             messages,
             limit,
             stuck,
+            is_probed: false,
+            has_probe: false,
+            probe_at: None,
+            retired_by: None,
         }
     }
 
@@ -123,8 +137,9 @@ impl Worker {
         self.is_serving() && !self.is_absent()
     }
 
+    /// Spawned, and not serving yet.
     pub(super) fn is_starting(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. })
+        matches!(self.phase, Phase::Starting { .. } | Phase::Probing { .. })
     }
 
     /// Whether it can be given such a connection.
@@ -160,6 +175,7 @@ impl Worker {
         match self.phase {
             _ if self.absent.is_some() => self.absent,
             Phase::Starting { deadline }
+            | Phase::Probing { deadline }
             | Phase::Draining { deadline }
             | Phase::Terminated { deadline } => Some(deadline),
             Phase::Serving { .. } | Phase::Killed => None,
@@ -289,14 +305,21 @@ impl Roster {
         true
     }
 
-    /// Starting → Serving. Not if it was told to leave before it was ready, or said so twice.
-    pub(super) fn promote(&mut self, id: WorkerId, limit: u32, now: Instant) -> bool {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_starting()) else {
-            return false;
-        };
-        worker.phase = Phase::Serving { since: now };
+    /// It said READY. Not if it was told to leave before, or said so twice.
+    pub(super) fn note_ready(&mut self, id: WorkerId, limit: u32) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else { return false };
+        let Phase::Starting { deadline } = worker.phase else { return false };
+        worker.phase = Phase::Probing { deadline };
         worker.limit = limit_of(&worker.plan, limit);
         true
+    }
+
+    /// Probing → Serving.
+    pub(super) fn promote(&mut self, id: WorkerId, now: Instant) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            debug_assert!(matches!(worker.phase, Phase::Probing { .. }));
+            worker.phase = Phase::Serving { since: now };
+        }
     }
 
     /// Serving → Draining. Answers the time that the worker has until it is cut.

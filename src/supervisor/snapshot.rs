@@ -22,6 +22,7 @@ use super::event::Held;
 use super::goal::{Course, Goal, Next, Plan, PoolGoal, Rollout, Tally, Trouble};
 use super::idle::Idle;
 use super::roster::{Phase, Stuck, Worker};
+use super::toll::Bill;
 use super::{Edition, Generation, ListenerId, Policy, PoolId, Seat, Slot, Supervisor, WishId};
 
 /// µs from the moment of the snapshot on; what was before it is negative.
@@ -44,6 +45,7 @@ pub struct Snapshot {
     pub(super) doors: BTreeMap<ListenerId, Entrance>,
     pub(super) desks: BTreeMap<PoolId, Books>,
     pub(super) editions: BTreeSet<Edition>,
+    pub(super) bills: BTreeMap<Generation, Bill>,
     pub(super) was_ready: bool,
     pub(super) idle_exit: Option<Duration>,
     pub(super) idle: Option<Rest>,
@@ -97,6 +99,7 @@ pub(super) struct Rolling {
     pub(super) wishes: Vec<WishId>,
     pub(super) begun: Micros,
     pub(super) course: Course,
+    pub(super) untried: BTreeSet<PoolId>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -121,12 +124,17 @@ pub(super) struct Hired {
     pub(super) messages: u64,
     pub(super) limit: u64,
     pub(super) stuck: Option<(Micros, u64, bool)>,
+    pub(super) is_probed: bool,
+    pub(super) has_probe: bool,
+    pub(super) probe_at: Option<Micros>,
+    pub(super) retired_by: Option<Generation>,
 }
 
 /// A worker's phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     Starting(Micros),
+    Probing(Micros),
     Serving(Micros),
     Draining(Micros),
     Terminated(Micros),
@@ -219,10 +227,10 @@ impl Snapshot {
 }
 
 impl Stage {
-    /// Whether it has said READY, and was not killed.
+    /// Whether it has served, and was not killed.
     pub(super) fn is_ready(self) -> bool {
         match self {
-            Stage::Starting(_) | Stage::Killed => false,
+            Stage::Starting(_) | Stage::Probing(_) | Stage::Killed => false,
             Stage::Serving(_) | Stage::Draining(_) | Stage::Terminated(_) => true,
         }
     }
@@ -252,6 +260,7 @@ impl Supervisor {
             doors,
             desks,
             editions,
+            bills,
             was_ready,
             idle_exit,
             idle,
@@ -278,10 +287,7 @@ impl Supervisor {
             latest: *latest,
             pools,
             rollout: rollout.as_ref().map(|rollout| rolling(rollout, times)),
-            next: next.as_ref().map(|Next { wishes, pools }| Waiting {
-                wishes: wishes.clone(),
-                pools: pools.clone(),
-            }),
+            next: next.as_ref().map(waiting),
             workers,
             last_worker,
             turns,
@@ -290,6 +296,7 @@ impl Supervisor {
             doors: doors.iter().map(|(&id, door)| (id, entrance(door, times))).collect(),
             desks: desks.iter().map(|(&id, desk)| (id, books(desk, times))).collect(),
             editions: editions.clone(),
+            bills: bills.clone(),
             was_ready: *was_ready,
             idle_exit: *idle_exit,
             idle: idle.as_ref().map(|Idle { after: _, since, look_at, accepted }| Rest {
@@ -329,14 +336,19 @@ fn pool_of(goal: &PoolGoal, times: Times, table: &mut Table) -> Pool {
 }
 
 fn rolling(rollout: &Rollout, times: Times) -> Rolling {
-    let Rollout { generation, pools, wishes, begun, course } = rollout;
+    let Rollout { generation, pools, wishes, begun, course, untried } = rollout;
     Rolling {
         generation: *generation,
         pools: pools.clone(),
         wishes: wishes.clone(),
         begun: times.from(*begun),
         course: course.clone(),
+        untried: untried.clone(),
     }
+}
+
+fn waiting(Next { wishes, pools }: &Next) -> Waiting {
+    Waiting { wishes: wishes.clone(), pools: pools.clone() }
 }
 
 fn hired(worker: &Worker, times: Times, table: &mut Table) -> Hired {
@@ -347,6 +359,7 @@ fn hired(worker: &Worker, times: Times, table: &mut Table) -> Hired {
         plan: table.number(&worker.plan),
         phase: match worker.phase() {
             Phase::Starting { deadline } => Stage::Starting(times.from(deadline)),
+            Phase::Probing { deadline } => Stage::Probing(times.from(deadline)),
             Phase::Serving { since } => Stage::Serving(times.from(since)),
             Phase::Draining { deadline } => Stage::Draining(times.from(deadline)),
             Phase::Terminated { deadline } => Stage::Terminated(times.from(deadline)),
@@ -361,6 +374,10 @@ fn hired(worker: &Worker, times: Times, table: &mut Table) -> Hired {
         limit: worker.limit,
         stuck: stuck
             .map(|Stuck { since, progress, suspect }| (times.from(since), progress, suspect)),
+        is_probed: worker.is_probed,
+        has_probe: worker.has_probe,
+        probe_at: worker.probe_at.map(|at| times.from(at)),
+        retired_by: worker.retired_by,
     }
 }
 

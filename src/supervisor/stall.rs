@@ -76,6 +76,7 @@ impl Supervisor {
                 worker.stuck = Some(Stuck { suspect: true, ..stuck });
             }
             self.actions.push_back(Action::TakeBack { worker: id });
+            self.fail_canary(id, &format!("took nothing for {waited:.1?}"));
         }
         true
     }
@@ -93,6 +94,7 @@ impl Supervisor {
         let progress = board.counts(worker.who.pool, worker.seat).progress;
         worker.stuck = Some(Stuck { since: now, progress, suspect: true });
         self.actions.push_back(Action::TakeBack { worker: id });
+        self.fail_canary(id, "refused a connection: its queue is full");
         self.watch_progress(now);
         true
     }

@@ -121,6 +121,12 @@ impl Supervisor {
         }
     }
 
+    /// What the next rollout's generation would be, if one began now.
+    #[must_use]
+    pub fn next_generation(&self) -> Generation {
+        Generation(self.goal.latest + 1)
+    }
+
     /// Every pool, with the number of workers that should serve it.
     #[must_use]
     pub fn sizes(&self) -> BTreeMap<PoolId, u32> {
@@ -142,7 +148,7 @@ impl Supervisor {
             return None;
         }
         let tries = self.goal.pools.values().filter_map(PoolGoal::next_try);
-        tries.chain(self.roster.next_deadline()).min()
+        tries.chain(self.roster.next_deadline()).chain(self.canary_deadline()).min()
     }
 
     /// How far the rollout under way is, if one is.
@@ -182,7 +188,7 @@ impl Supervisor {
             accounts.finished += hand.finished;
             let (phase, serving_for) = match worker.phase() {
                 _ if worker.is_absent() => (PhaseName::Absent, None),
-                Phase::Starting { .. } => (PhaseName::Starting, None),
+                Phase::Starting { .. } | Phase::Probing { .. } => (PhaseName::Starting, None),
                 Phase::Serving { since } => {
                     (PhaseName::Serving, Some(now.saturating_duration_since(since)))
                 }

@@ -9,6 +9,8 @@
 )]
 
 pub mod ancillary;
+#[cfg(feature = "daemon")]
+pub mod exec;
 pub mod leftover;
 pub mod limits;
 #[cfg(feature = "daemon")]

@@ -11,6 +11,7 @@
 //! nix's `waitid` answers EINVAL for a child that a real-time signal killed, and so never lets go
 //! of it; hence one of our own, which takes every number.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -21,6 +22,8 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, killpg, signal, sigprocmask};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setpgid, setresgid, setresuid};
+
+use super::exec::Image;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct Preparation {
     pub identity: Option<Identity>,
     /// Signals that the program starts with ignored.
     pub ignore: Vec<Signal>,
+    /// What the program is told that it is called; `None`: its path.
+    pub name: Option<OsString>,
 }
 
 /// A user to become. Supplementary groups, group, then user: the order that leaves nothing behind.
@@ -81,12 +86,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` as the leader of a process group of its own, with no signal blocked.
+    /// Starts `command` as the leader of a process group of its own, with no signal blocked. Its
+    /// program is a path, and its environment what it sets, no more.
     ///
     /// # Errors
-    /// Those of fork, of any step of the preparation, and of exec (`NotFound`: no such program).
+    /// Those of fork, of any step of the preparation, and of `execve(2)` (`NotFound`: no such
+    /// program).
     pub fn start(mut command: Command, preparation: Preparation) -> io::Result<Process> {
-        let Preparation { keep, directory, identity, ignore } = preparation;
+        let Preparation { keep, directory, identity, ignore, name } = preparation;
+        let image = Image::new(&command, name)?;
         let groups: Option<Vec<Gid>> = identity
             .as_ref()
             .map(|identity| identity.groups.iter().copied().map(Gid::from_raw).collect());
@@ -113,7 +121,7 @@ impl Process {
                 setresgid(group, group, group)?;
                 setresuid(user, user, user)?;
             }
-            Ok(())
+            Err(image.become_it())
         };
         // SAFETY: the closure makes async-signal-safe system calls only; everything that it needs
         // was allocated before the fork.
@@ -406,6 +414,31 @@ mod tests {
         assert!(Process::find(child.id(), when).is_err(), "it has ended");
         child.wait().unwrap();
         assert!(Process::find(child.id(), when).is_err(), "it is gone");
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_run_no_shell_runs_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        // By another process: a file that is open for writing while a test beside this one forks
+        // cannot be run.
+        let make = "printf 'exit 0' > \"$1\" && chmod 755 \"$1\"";
+        let made = shell(make).arg("sh").arg(&program).status().unwrap();
+        assert!(made.success());
+        let error = Process::start(Command::new(&program), Preparation::default()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOEXEC), "{error}");
+    }
+
+    #[test]
+    fn a_program_gets_its_name_its_arguments_and_no_other_environment() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "test \"$0$1$A\" = xy1 -a -z \"$CARGO_MANIFEST_DIR\"", "x", "y"]);
+        command.env("A", "1").env("B", "2").env_remove("B");
+        assert_eq!(ending(command, Preparation::default()), Ending::Status(0));
+        let mut command = shell("tr '\\0' ' ' < /proc/$$/cmdline | grep -q '^called -c'");
+        command.env("PATH", "/usr/bin:/bin");
+        let preparation = Preparation { name: Some("called".into()), ..Preparation::default() };
+        assert_eq!(ending(command, preparation), Ending::Status(0));
     }
 
     #[test]

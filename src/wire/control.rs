@@ -55,6 +55,10 @@ pub struct ReloadParameters {
     /// Answer only when the rollout is over. Default: true.
     #[serde(rename = "noWait", skip_serializing_if = "std::ops::Not::not")]
     pub no_wait: bool,
+    /// Change nothing: start one worker of each pool without clients, see whether it gets ready, and
+    /// end it. Default: false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub check: bool,
 }
 
 /// Results of `io.rcluster.Upgrade`.
@@ -126,6 +130,50 @@ pub struct Status {
     /// Warnings that an administrator should see.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// Results of `io.rcluster.Reloads`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadsResults {
+    /// Newest first.
+    pub reloads: Vec<PastReload>,
+}
+
+/// A reload of the past, or the one under way.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PastReload {
+    /// When it was asked for: seconds since 1970.
+    pub at: f64,
+    /// Who asked for it: signals and clients. Several, where it contains several wishes.
+    pub asked_by: Vec<String>,
+    /// The pools that rolled.
+    pub pools: Vec<String>,
+    /// Its generation; none where it did not come to that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// `under way`, `done`, `rolled back`, `refused`, `resized` or `stopped`.
+    pub outcome: String,
+    /// Why, in a sentence; empty where it went well.
+    pub message: String,
+    /// Seconds from the asking to the outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took: Option<f64>,
+    /// Connections that the workers it retired gave back alive, for others.
+    pub handed_back: u64,
+    /// Connections that these had not received, and that others got.
+    pub redispatched: u64,
+    /// Connections in the hand of one of these at its end.
+    pub cut: u64,
+    /// How many of these are not gone, so that the numbers may grow.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub leaving: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A rollout under way.

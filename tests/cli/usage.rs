@@ -64,8 +64,6 @@ fn help_names_every_verb_and_every_verb_has_help() {
 #[test]
 fn what_comes_later_is_refused_in_one_sentence() {
     for typed in [
-        "reload --check",
-        "status --reloads",
         "status --drain",
         "run --preset gunicorn -- app",
         "run --kind node -- app",

@@ -36,6 +36,9 @@ const KEYS: &[(&str, &[&str])] = &[
     ("restart-limit", &["number"]),
     ("restart-window", &["text", "number"]),
     ("surge", &["number"]),
+    ("canary", &["text", "number"]),
+    ("probe", &["text", "table"]),
+    ("probe-timeout", &["text", "number"]),
     ("unavailable", &["text"]),
     ("unavailable-after", &["text", "number"]),
 ];
@@ -51,8 +54,6 @@ const VALUES: &[(&str, &str)] = &[
 ];
 
 const LATER: &[&str] = &[
-    "canary",
-    "probe",
     "crash-ledger",
     "map",
     "drain-preload",
@@ -148,8 +149,14 @@ pub(crate) fn out_of_range(world: &mut World) {
 
 /// Every time refuses what is below and above its range, and what is none.
 pub(crate) fn no_such_times(world: &mut World) {
-    let times =
-        ["start-timeout", "drain-timeout", "watchdog", "restart-window", "unavailable-after"];
+    let times = [
+        "start-timeout",
+        "drain-timeout",
+        "watchdog",
+        "restart-window",
+        "probe-timeout",
+        "unavailable-after",
+    ];
     let wrong = [
         "0",
         "\"0\"",
@@ -197,7 +204,7 @@ pub(crate) fn written_twice(world: &mut World) {
             "control-mode" => "\"0600\"",
             "workers" => "2",
             // Not in this version, so that it is told, too.
-            "preset" | "unavailable-after" => continue,
+            "preset" | "unavailable-after" | "probe" | "probe-timeout" => continue,
             _ if types.contains(&"number") => "7",
             _ => VALUES.iter().find(|(name, _)| types.contains(name)).unwrap().1,
         };

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcluster::config::{Accept, Address, Config, Kind, Log, Pool, explain};
+use rcluster::config::{Accept, Address, Config, Kind, Log, Pool, Probe, Question, explain};
 use rcluster::supervisor::{Balance, Policy, Unavailable};
 
 use crate::world::{POOL, World};
@@ -40,6 +40,9 @@ max-requests = 10000
 restart-limit = 6
 restart-window = "61s"
 surge = 2
+canary = "10s"
+probe = { send = "PING\r\n", expect = "PONG" }
+probe-timeout = "2s"
 unavailable = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 5\r\n\r\nbusy\n"
 unavailable-after = "1.5s"
 
@@ -92,6 +95,8 @@ fn every_key_arrives_with_its_value() {
         b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 5\r\n\r\nbusy\n"
             .to_vec(),
     );
+    let question = Question::Text { send: "PING\r\n".to_owned(), expect: "PONG".to_owned() };
+    web.probe = Some(Probe { question, timeout: Duration::from_secs(2) });
     web.policy = Policy {
         name: "web".to_owned(),
         workers: 6,
@@ -106,6 +111,8 @@ fn every_key_arrives_with_its_value() {
         restart_limit: 6,
         restart_window: Duration::from_secs(61),
         surge: 2,
+        canary: Duration::from_secs(10),
+        probe: true,
         unavailable: Unavailable::AnswerAfter(Duration::from_millis(1500)),
     };
     assert_eq!(config.pools[0], web);
@@ -135,6 +142,22 @@ fn what_is_not_written_has_the_documented_default() {
     let answered = world.accept(&format!("{POOL}unavailable = \"-ERR busy\\r\\n\"\n"));
     let after = Unavailable::AnswerAfter(Duration::from_secs(5));
     assert_eq!(answered.pools[0].policy.unavailable, after);
+}
+
+#[test]
+fn a_probe_is_a_path_or_two_texts() {
+    let world = World::new();
+    let config = world.accept(&format!("{POOL}listen = [\"80\"]\nprobe = \"/healthz?full=1\"\n"));
+    let probe = config.pools[0].probe.clone().unwrap();
+    assert_eq!(probe.question, Question::Http { path: "/healthz?full=1".to_owned() });
+    assert_eq!(probe.timeout, Duration::from_secs(5));
+    assert!(config.pools[0].policy.probe && config.pools[0].policy.canary.is_zero());
+    explains_itself(&world, &config);
+    for canary in ["0", "\"0s\"", "\"1h\"", "\"1ms\""] {
+        let config = world.accept(&format!("{POOL}canary = {canary}\n"));
+        assert!(!config.pools[0].policy.probe);
+        explains_itself(&world, &config);
+    }
 }
 
 #[test]

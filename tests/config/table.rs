@@ -136,6 +136,33 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("watchdog = «\"none\"", &["which is no time", "\"off\" turns it off"]),
     ("watchdog = «0", &["cannot be `0`", "\"off\" turns it off"]),
     ("watchdog = «false", &["a span of time is expected", "\"off\" turns it off"]),
+    // Canary and probe.
+    ("canary = «\"-1s\"", &["`canary` is `-1s`, which is no time", "from 0s to 1h"]),
+    ("canary = «\"61m\"", &["`canary` cannot be `61m`", "from 0s to 1h"]),
+    (
+        "listen = [\"80\"]\nprobe = «\"healthz\"",
+        &["`probe` cannot be `healthz`", "begins with `/`"],
+    ),
+    ("listen = [\"80\"]\nprobe = «\"/a b\"", &["`probe` cannot be `/a b`", "without blanks"]),
+    ("listen = [\"80\"]\nprobe = «\"/a\\r\\nX: y\"", &["`probe` cannot be", "without blanks"]),
+    ("listen = [\"80\"]\nprobe = «\"\"", &["`probe` has an empty text", "\"/healthz\""]),
+    ("listen = [\"80\"]\nprobe = «5", &["`probe` is a number, but a path or a table", "/healthz"]),
+    ("listen = [\"80\"]\nprobe = «{ send = \"x\" }", &["`probe` has no `expect`", "PONG"]),
+    (
+        "listen = [\"80\"]\nprobe = { send = \"x\", expect = «5 }",
+        &["`expect` of `probe` is a number"],
+    ),
+    ("listen = [\"80\"]\nprobe = { send = \"x\", expect = «\"\" }", &["empty text"]),
+    (
+        "listen = [\"80\"]\nprobe = { send = \"x\", expect = \"y\", «exepct = \"z\" }",
+        &["unknown key `exepct` in `probe`", "did you mean `expect`?"],
+    ),
+    ("«probe = \"/\"", &["`probe` asks over a connection", "give `listen` an entry"]),
+    ("listen = []\n«probe = \"/\"", &["this pool listens nowhere"]),
+    ("listen = [«\"99999\"]\nprobe = \"/\"", &["there is no port"]),
+    ("«probe-timeout = 5", &["`probe-timeout` has no meaning without `probe`", "remove it"]),
+    ("listen = [\"80\"]\nprobe = «5\nprobe-timeout = 5", &["`probe` is a number"]),
+    ("«healthcheck = \"/\"", &["did you mean `probe`?"]),
     // Unavailable.
     ("«unavailable-after = \"5s\"", &["no meaning while clients wait", "remove it"]),
     ("unavailable = \"wait\"\n«unavailable-after = 5", &["no meaning while clients wait"]),
@@ -209,6 +236,8 @@ pub(crate) fn by_hand(world: &mut World) {
     }
     let long = format!("{POOL}unavailable = «\"{}\"\n", "x".repeat(8193));
     world.refuse(&long, &["`unavailable` has 8193 bytes", "at most 8192"]);
+    let long = format!("{POOL}listen = [\"80\"]\nprobe = «\"/{}\"\n", "x".repeat(4096));
+    world.refuse(&long, &["`probe` has 4097 bytes", "at most 4096"]);
     let long = format!("{POOL}listen = [«\"/{}\"]\n", "x".repeat(107));
     world.refuse(&long, &["has 108 bytes", "at most 107"]);
     let long = format!("{POOL}listen = [«\"{}\"]\n", "x".repeat(256));

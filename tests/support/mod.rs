@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::missing_panics_doc)]
 #![allow(missing_docs, reason = "tests")]
 
+pub mod idle;
 pub mod keep_alive;
 pub mod load;
 pub mod sockets;
@@ -100,14 +101,13 @@ impl Cluster {
     ) -> Cluster {
         let log = Arc::new(Log::default());
         write_config(folder.path(), port, config);
-        let mut child = command
+        command
             .env("RCLUSTER_CONTROL", folder.path().join("control"))
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut child = spawn(command);
         follow(child.stderr.take().unwrap(), &log);
         follow(child.stdout.take().unwrap(), &log);
         Cluster { child, folder, port, log }
@@ -358,4 +358,19 @@ pub fn cpu_time(pid: u32) -> Duration {
     let ticks = fields.split(' ').skip(11).take(2).map(|it| it.parse::<u64>().unwrap());
     // A tick is a hundredth of a second on every Linux.
     Duration::from_millis(ticks.sum::<u64>() * 10)
+}
+
+/// A program that was just written may be open in a child that a test beside this one is forking at
+/// the moment; then the kernel refuses it.
+fn spawn(command: &mut Command) -> Child {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                assert!(Instant::now() < end, "{error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            spawned => return spawned.unwrap(),
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, built};
 use crate::service::{
     OURS, PORT, configure, drop_in, get, install, paced, pool, reload, serve, wait_answers, web,
 };
@@ -64,8 +64,7 @@ fn a_reload_returns_when_all_workers_are_new_and_costs_nothing(machine: &Machine
 }
 
 fn nobody_who_is_connected_notices_a_reload(machine: &Machine) {
-    let own = std::env::current_exe().unwrap();
-    let mixed = own.parent().unwrap().parent().unwrap().join("examples/mixed");
+    let mixed = built("examples/mixed");
     if !mixed.exists() {
         println!("LEFT OUT: the example mixed is not built; `cargo test` without --test does it");
         return;

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, RCLUSTER};
 
 /// Where the files of a machine come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,16 @@ pub enum Tree {
 
 /// Seconds after which a command has hung.
 const HUNG: u32 = 90;
+
+/// A program as it was built for the tests: `rcluster`, `examples/mixed`. With RCLUSTER_TEST_PROFILE
+/// it is another profile's, `release` for example, which `tests/run` has built.
+pub fn built(name: &str) -> PathBuf {
+    let own = Path::new(RCLUSTER).parent().unwrap();
+    match std::env::var("RCLUSTER_TEST_PROFILE") {
+        Ok(profile) => own.with_file_name(profile).join(name),
+        Err(_) => own.join(name),
+    }
+}
 
 /// A running machine. Dropping it ends it.
 pub struct Machine {

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use crate::machine::{Machine, Ran};
-use crate::support::load::exchange;
-use crate::support::{RCLUSTER, load::Load};
+use crate::machine::{Machine, Ran, built};
+use crate::support::load::{Load, exchange};
 
 /// Where the packages' socket unit listens.
 pub const PORT: u16 = 8080;
@@ -25,7 +24,7 @@ pub fn pool(name: &str, command: &str, extra: &str) -> String {
 /// The files of the service, put where the packages put them, and the socket listening.
 pub fn install(machine: &Machine, config: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    machine.put(RCLUSTER, "/usr/bin/rcluster");
+    machine.put(built("rcluster"), "/usr/bin/rcluster");
     for unit in ["rcluster.service", "rcluster.socket", "rcluster@.service", "rcluster@.socket"] {
         machine.put(root.join("systemd").join(unit), &format!("/usr/lib/systemd/system/{unit}"));
     }

@@ -11,6 +11,7 @@
 //! | `RCLUSTER_CAUSE` | why, as a sentence |
 //! | `RCLUSTER_CUT` | connections that were taken and not finished |
 //! | `RCLUSTER_GIVEN_TO_OTHERS` | connections that others got instead |
+//! | `RCLUSTER_HANDED_BACK`, `RCLUSTER_REDISPATCHED` | those that draining workers gave back alive, or had not received |
 //! | `RCLUSTER_IN_HAND` | connections that the worker holds |
 //! | `RCLUSTER_TOOK_USEC`, `RCLUSTER_RETRY_USEC` | how long it took; how long until the next try; µs |
 //! | `RCLUSTER_WORKERS` | how many workers it is about |
@@ -31,6 +32,8 @@ pub(crate) const OBJECT_PID: &str = "OBJECT_PID";
 pub(crate) const CAUSE: &str = "RCLUSTER_CAUSE";
 pub(crate) const CUT: &str = "RCLUSTER_CUT";
 pub(crate) const GIVEN_TO_OTHERS: &str = "RCLUSTER_GIVEN_TO_OTHERS";
+pub(crate) const HANDED_BACK: &str = "RCLUSTER_HANDED_BACK";
+pub(crate) const REDISPATCHED: &str = "RCLUSTER_REDISPATCHED";
 pub(crate) const IN_HAND: &str = "RCLUSTER_IN_HAND";
 pub(crate) const TOOK_USEC: &str = "RCLUSTER_TOOK_USEC";
 pub(crate) const RETRY_USEC: &str = "RCLUSTER_RETRY_USEC";

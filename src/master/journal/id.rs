@@ -69,6 +69,10 @@ message_ids! {
     RolledBack = "884c6eea45134fdbb283a22d509077f7",
     /// A reload changed nothing: its configuration is not valid, or cannot be applied.
     ReloadRefused = "8886548cd8c146ebbf860f6a3df8a3d9",
+    /// A new generation's first worker serves beside the old ones, on trial.
+    OnTrial = "fe005991676342ed9c0ee4a1789de7a8",
+    /// The last worker that a reload retired is gone.
+    Accounted = "9678065f48d6421d9b66e50df97a881f",
     /// A pool's generation fails too often and is not started again.
     GaveUp = "a1aabf1114984a0cb4ca1d592d258d58",
     /// A pool has another size.

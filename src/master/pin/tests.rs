@@ -19,8 +19,8 @@ fn shell(script: &str, arguments: &[&str]) {
 
 fn run(pinned: &Pinned) -> String {
     use std::os::unix::process::CommandExt;
-    let (mut command, keep) = pinned.command().unwrap();
-    let prepared: Vec<OwnedFd> = keep;
+    let Invocation { mut command, name, keep: prepared } = pinned.invocation().unwrap();
+    command.arg0(name);
     #[expect(unsafe_code, reason = "tests stand in for sys/process.rs")]
     // SAFETY: clears close-on-exec of descriptors that live until the child has run.
     unsafe {
@@ -101,7 +101,7 @@ fn overwriting_in_place_is_noticed() {
 fn what_cannot_run_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app");
-    let why = |words: &[&str]| Pinned::new(&pool(words)).unwrap().command().err().unwrap();
+    let why = |words: &[&str]| Pinned::new(&pool(words)).unwrap().invocation().err().unwrap();
     let name = path.to_str().unwrap();
     assert!(why(&[name]).contains("does not exist; install it, or mend the path"));
     std::fs::write(&path, "x").unwrap();

@@ -86,11 +86,13 @@ impl Daemon {
         self.resume_goal(&mut state, taken, &mut luggage)?;
         self.resume_workers(&mut state, &mut luggage)?;
         for wish in state.wishes {
-            let super::Wish { id, client, config, names, edition } = wish;
-            self.wishes.insert(id, Wish { client, config: Arc::new(config), names, edition });
+            let super::Wish { id, client, caller, config, names, edition } = wish;
+            let config = Arc::new(config);
+            self.wishes.insert(id, Wish { client, caller, config, names, edition });
         }
         (self.last_wish, self.last_connection) = (state.last_wish, state.last_connection);
         (self.must_roll, self.warnings) = (state.must_roll, state.warnings);
+        self.history = state.history;
         self.last_reload = state.last_reload.map(|last| last.resume(taken));
         self.last_progress = self.supervisor.progress();
         for held in carried.held {
@@ -231,10 +233,11 @@ fn resume_held(
 fn gather_control<'a>(control: &'a Control, packing: &mut Packing<'a>) -> Option<super::Control> {
     let Control { path, listener, inode, clients, last } = control;
     let clients = clients.iter().filter_map(|(&id, client)| {
-        let control::Client { stream, is_trusted, received, unsent } = client;
+        let control::Client { stream, peer, is_trusted, received, unsent } = client;
         Some(super::ControlClient {
             id,
             number: packing.pack(stream)?,
+            peer: *peer,
             is_trusted: *is_trusted,
             received: received.clone(),
             unsent: unsent.clone(),
@@ -249,9 +252,9 @@ fn resume_control(state: super::Control, luggage: &mut Luggage) -> Result<Contro
     let super::Control { path, listener, inode, clients, last } = state;
     let mut all = BTreeMap::new();
     for client in clients {
-        let super::ControlClient { id, number, is_trusted, received, unsent } = client;
+        let super::ControlClient { id, number, peer, is_trusted, received, unsent } = client;
         let stream = luggage.unpack(number)?.into();
-        all.insert(id, control::Client { stream, is_trusted, received, unsent });
+        all.insert(id, control::Client { stream, peer, is_trusted, received, unsent });
     }
     let path = PathBuf::from(OsString::from(path));
     let listener = luggage.unpack(listener)?.into();

@@ -53,6 +53,7 @@ impl Daemon {
             last_connection: self.last_connection,
             must_roll: self.must_roll,
             warnings: self.warnings.clone(),
+            history: self.history.clone(),
             last_reload: self.last_reload.as_ref().map(|last| gather_outcome(last, now)),
             carried: None,
         }
@@ -93,9 +94,9 @@ fn gather_absent<'a>(absent: &'a Absent, packing: &mut Packing<'a>) -> super::Wo
 }
 
 fn gather_wish(id: WishId, wish: &Wish) -> super::Wish {
-    let Wish { client, config, names, edition } = wish;
-    let (config, names) = ((**config).clone(), names.clone());
-    super::Wish { id, client: *client, config, names, edition: *edition }
+    let Wish { client, caller, config, names, edition } = wish;
+    let (caller, config) = (caller.clone(), (**config).clone());
+    super::Wish { id, client: *client, caller, config, names: names.clone(), edition: *edition }
 }
 
 fn gather_outcome(outcome: &Outcome, now: Instant) -> super::Outcome {
@@ -119,7 +120,7 @@ fn gather_editions<'a>(editions: &'a Editions, packing: &mut Packing<'a>) -> sup
 }
 
 fn gather_pinned<'a>(pinned: &'a Pinned, packing: &mut Packing<'a>) -> super::Pinned {
-    let Pinned { program, arguments, directory, environment, identity } = pinned;
+    let Pinned { program, arguments, directory, environment, identity, probe } = pinned;
     let (program, interpreter, missing) = match program {
         Err(why) => (None, None, Some(why.clone())),
         Ok(Program { held, interpreter }) => {
@@ -146,6 +147,7 @@ fn gather_pinned<'a>(pinned: &'a Pinned, packing: &mut Packing<'a>) -> super::Pi
             .map(|(key, it)| (Text::from(key), Text::from(it)))
             .collect(),
         identity: identity.clone(),
+        probe: probe.clone(),
     }
 }
 

@@ -35,7 +35,9 @@ pub(crate) use moment::{Micros, boot, instant, micros, monotonic};
 pub(crate) use resume::Descriptors;
 pub(crate) use text::Text;
 
-use crate::config::Config;
+use crate::config::{Config, Probe};
+use crate::master::control::Peer;
+use crate::master::history::{Caller, History};
 use crate::supervisor::{ConnectionId, Edition, ListenerId, PoolId, Seat, Snapshot, Who, WishId};
 use crate::sys::process::Identity;
 
@@ -74,6 +76,7 @@ pub(crate) struct State {
     pub(crate) last_connection: u64,
     pub(crate) must_roll: bool,
     pub(crate) warnings: Vec<String>,
+    pub(crate) history: History,
     pub(crate) last_reload: Option<Outcome>,
     /// What only the next image of the same process can be given.
     pub(crate) carried: Option<Carried>,
@@ -101,6 +104,7 @@ pub(crate) struct Pinned {
     pub(crate) directory: Option<Directory>,
     pub(crate) environment: Vec<(Text, Text)>,
     pub(crate) identity: Option<Identity>,
+    pub(crate) probe: Option<Probe>,
 }
 
 /// A file that is held open.
@@ -201,6 +205,7 @@ pub(crate) struct Wish {
     pub(crate) id: WishId,
     /// The control client, and whether it wants to hear of progress.
     pub(crate) client: Option<(u64, bool)>,
+    pub(crate) caller: Option<Caller>,
     pub(crate) config: Config,
     pub(crate) names: Vec<String>,
     pub(crate) edition: Edition,
@@ -263,6 +268,7 @@ pub(crate) struct Control {
 pub(crate) struct ControlClient {
     pub(crate) id: u64,
     pub(crate) number: Number,
+    pub(crate) peer: Peer,
     pub(crate) is_trusted: bool,
     pub(crate) received: Vec<u8>,
     pub(crate) unsent: Vec<u8>,

@@ -49,7 +49,7 @@ fn resume_pinned(
     descriptors: &mut Descriptors<'_>,
 ) -> Result<Pinned, String> {
     let super::Pinned { program, interpreter, missing, directory, .. } = state;
-    let super::Pinned { arguments, environment, identity, .. } = state;
+    let super::Pinned { arguments, environment, identity, probe, .. } = state;
     let program = match program {
         None => Err(missing.unwrap_or_else(|| "has no program".to_owned())),
         Some(file) => match (file_of(file, descriptors)?, interpreter) {
@@ -70,7 +70,7 @@ fn resume_pinned(
         };
     let environment = environment.into_iter().map(|(key, it)| (key.into(), it.into())).collect();
     let arguments = arguments.into_iter().map(OsString::from).collect();
-    Ok(Pinned { program, arguments, directory, environment, identity })
+    Ok(Pinned { program, arguments, directory, environment, identity, probe })
 }
 
 /// The outer error: it was not carried over. The inner one: it is another file now.

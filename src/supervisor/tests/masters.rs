@@ -22,8 +22,11 @@ impl World {
         serde_json::from_str(&serde_json::to_string(snapshot).unwrap()).unwrap()
     }
 
-    /// The master replaces its own image.
+    /// The master replaces its own image, while no worker is asked anything.
     pub fn upgrade(&mut self) {
+        if self.ids().into_iter().any(|id| self.with(id, |it| it.probe_ends.is_some())) {
+            return;
+        }
         self.say(|| "upgrade".to_owned());
         let snapshot = World::through_text(&self.mind.snapshot(self.now));
         let mind = Supervisor::restore(snapshot, self.now, How::Carried).unwrap();
@@ -58,7 +61,12 @@ impl World {
         let processes: Vec<WorkerId> = self.workers.0.get_mut().processes.keys().copied().collect();
         for worker in processes {
             if awaited.contains(&worker) {
-                self.with(worker, |it| it.is_absent = true);
+                self.with(worker, |it| {
+                    it.is_absent = true;
+                    // Its answer is heard by nobody.
+                    it.probe_ends = None;
+                    it.channel.retain(|message| *message != Message::Probe);
+                });
             } else {
                 self.forget_process(worker, "finished by a stranger");
             }
@@ -79,11 +87,11 @@ impl World {
         let Some(process) = inner.processes.remove(&worker) else { return };
         let queued = process.channel.iter().filter_map(|message| match message {
             Message::Connection(_, client, _) => Some(*client),
-            Message::Ping | Message::Drain(_) => None,
+            Message::Probe | Message::Ping | Message::Drain(_) => None,
         });
         let given = process.outbox.iter().filter_map(|said| match said {
             Said::Handback(_, client, _) => Some(*client),
-            Said::Ready | Said::Room | Said::Retire | Said::Drained => None,
+            Said::Ready | Said::Room | Said::Retire | Said::Drained | Said::Probed(_) => None,
         });
         let clients: Vec<u64> =
             queued.chain(given).chain(process.hand.iter().map(|(_, client)| *client)).collect();

@@ -169,10 +169,20 @@ impl Player {
                 let limit = rest.strip_prefix("limit=").map_or(Some(0), |n| n.parse().ok())?;
                 self.tell(Event::Ready { worker, limit, handback: rest == "handback" });
             }
+            // `probed w1`, `probed w1 was answered 500`, `probed w1 left was not answered`
+            "probed" => {
+                let (is_left, why) = match rest.strip_prefix("left ") {
+                    Some(why) => (true, why),
+                    None => (false, rest),
+                };
+                let result = if why.is_empty() { Ok(()) } else { Err(why.to_owned()) };
+                self.tell(Event::Probed { worker, result, is_left });
+            }
             "unfit" => self.tell(Event::Unfit { worker, why: rest.to_owned() }),
             "spawn-failed" => self.tell(Event::SpawnFailed { worker, why: rest.to_owned() }),
             "exited" => {
                 let how = if rest.is_empty() { "exited with status 0" } else { rest };
+                self.take_back_probe(worker);
                 let rescued = self.read_back(worker);
                 self.note_came_back("rescued", &rescued, worker);
                 self.tell(Event::Exited { worker, how: how.to_owned(), rescued });
@@ -265,6 +275,9 @@ impl Player {
                         _ => return None,
                     }
                 }
+                "canary" => policy.canary = time(value)?,
+                "probe" => policy.probe = value == "yes",
+                "watchdog" => policy.watchdog = Some(time(value)?),
                 "surge" => policy.surge = value.parse().ok()?,
                 "max-connections" => policy.max_connections = value.parse().ok()?,
                 "max-requests" => policy.max_requests = value.parse().ok()?,

@@ -56,6 +56,10 @@ pub struct World {
     pub stillborn: BTreeSet<WorkerId>,
     /// The seats that each pool handed out last, oldest first.
     pub seated: BTreeMap<PoolId, VecDeque<Seat>>,
+    /// Whom the journal called ready.
+    pub admitted: BTreeSet<WorkerId>,
+    /// When each pool's first worker of a generation was ready.
+    pub ready_at: BTreeMap<(PoolId, Generation), Instant>,
     /// Retired because their successors serve.
     pub replaced: BTreeSet<WorkerId>,
     pub is_reloading: bool,
@@ -111,11 +115,13 @@ impl World {
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Spawn(spawn) => return self.spawn(&spawn),
+            Action::Probe { worker, listener, .. } => return self.probe(worker, listener),
             Action::Drain { worker, take_back, handback, .. } => {
                 return self.drain(worker, take_back, handback);
             }
             Action::TakeBack { worker } => {
                 let had_ping = self.with(worker, |it| it.channel.contains(&Message::Ping));
+                self.take_back_probe(worker);
                 let connections = self.read_back(worker);
                 self.with(worker, |it| it.channel.push_back(Message::Ping));
                 return Some(Event::TakenBack { worker, connections, pinged: !had_ping });
@@ -206,11 +212,17 @@ impl World {
             }
             Record::Draining { who, reason: Reason::Replaced } => {
                 self.replaced.insert(who.worker);
+                self.check_trial(who);
+            }
+            Record::Ready(who) => {
+                self.admitted.insert(who.worker);
+                self.ready_at.entry((who.pool, who.generation)).or_insert(self.now);
             }
             Record::GaveUp { pool, generation, .. } => _ = self.gave_up.insert((pool, generation)),
-            Record::Ready(_)
-            | Record::Joined(_)
+            Record::Joined(_)
             | Record::Missing(_)
+            | Record::OnTrial { .. }
+            | Record::Accounted { .. }
             | Record::StartFailed { .. }
             | Record::Lost { .. }
             | Record::Stalled { .. }
@@ -219,6 +231,35 @@ impl World {
             | Record::Left { .. }
             | Record::RolledBack { .. }
             | Record::Resized { .. } => {}
+        }
+    }
+
+    /// Nobody of a rollout's pools makes room for the new generation before every canary has
+    /// served for its time.
+    fn check_trial(&mut self, old: Who) {
+        let Some(forward) = self.forward.as_ref().filter(|it| it.generation > old.generation)
+        else {
+            return;
+        };
+        let serving = || self.workers.0.borrow();
+        // One that was recycled, or a stand-in of a yet older generation, makes room for another.
+        let is_succeeded = serving().processes.values().any(|it| {
+            let is_beside = it.who.pool == old.pool && it.who.slot == old.slot;
+            is_beside && it.who.worker > old.worker && it.who.generation < forward.generation
+        });
+        if is_succeeded {
+            return;
+        }
+        for &pool in &forward.pools {
+            let is_old = |it: &Process| {
+                it.who.pool == pool && it.is_serving && it.who.generation < forward.generation
+            };
+            let has_canary = serving().processes.values().any(is_old)
+                && !self.gave_up.iter().any(|(gone, _)| *gone == pool);
+            let Some((_, policy)) = self.plans.get(&(pool, forward.generation)) else { continue };
+            let passes = self.ready_at.get(&(pool, forward.generation));
+            let passes = passes.is_some_and(|at| *at + policy.canary <= self.now);
+            assert!(passes || !has_canary, "{old} retires while the canary of {pool} is on trial");
         }
     }
 
@@ -326,6 +367,9 @@ impl World {
             self.with(worker, |it| (it.who, it.is_told_to_drain(), it.handback));
         assert!(!is_told, "{worker} is told to drain twice");
         assert!(is_able || !handback, "{worker} does not know how to hand back");
+        if take_back {
+            self.take_back_probe(worker);
+        }
         let connections = if take_back { self.read_back(worker) } else { Vec::new() };
         self.with(worker, |it| {
             it.is_serving = false;
@@ -341,6 +385,45 @@ impl World {
         let is_replaced = self.replaced.contains(&worker);
         assert!(is_covered || !is_replaced, "{worker} is replaced, and nobody serves its slot");
         take_back.then_some(Event::TakenBack { worker, connections, pinged: false })
+    }
+
+    /// A canary gets a connection of the master's own.
+    fn probe(&mut self, worker: WorkerId, listener: ListenerId) -> Option<Event> {
+        let fails = !self.calm && self.dice.one_in(20);
+        let ends = self.now + Duration::from_secs(5);
+        let who = self.with(worker, |it| {
+            assert!(it.policy.probe, "{worker} is probed without a wish");
+            assert_eq!(it.policy.listeners.first(), Some(&listener));
+            assert!(it.probe_ends.is_none(), "{worker} is probed twice at once");
+            if !fails {
+                it.probe_ends = Some(ends);
+                it.channel.push_back(Message::Probe);
+            }
+            it.who
+        });
+        let forward = self.forward.as_ref();
+        let is_forward = forward.is_some_and(|it| it.generation == who.generation);
+        assert!(is_forward, "{who} is no canary");
+        if fails {
+            self.mind.handle_event(Event::ProbeReturned { worker }, self.now, &self.workers);
+            let result = Err("could not be sent".to_owned());
+            return Some(Event::Probed { worker, result, is_left: false });
+        }
+        None
+    }
+
+    /// A probe that waits in the channel comes back before the rest is read.
+    pub fn take_back_probe(&mut self, worker: WorkerId) {
+        let is_back = self.with(worker, |it| {
+            let before = it.channel.len();
+            it.channel.retain(|message| *message != Message::Probe);
+            let is_back = it.channel.len() < before;
+            // Otherwise it goes on, or is closed with its worker.
+            it.probe_ends.take_if(|_| is_back).is_some()
+        });
+        if is_back {
+            self.mind.handle_event(Event::ProbeReturned { worker }, self.now, &self.workers);
+        }
     }
 
     fn dispatch(&mut self, worker: WorkerId, connection: ConnectionId) -> Option<Event> {
@@ -359,9 +442,11 @@ impl World {
     }
 
     pub fn send(&mut self, worker: WorkerId, listener: ListenerId, client: Client, past: Past) {
+        let is_admitted = self.admitted.contains(&worker);
         self.with(worker, |it| {
             assert!(it.policy.listeners.contains(&listener), "{worker} does not know {listener}");
             assert!(it.is_serving && !it.is_told_to_drain(), "{worker} drains");
+            assert!(is_admitted, "{worker} was not called ready");
             assert!(it.handback || past != Past::Leftover, "{worker} does not know leftover");
             it.channel.push_back(Message::Connection(listener, client, past));
             let waiting = it.connections();

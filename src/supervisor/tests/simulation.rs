@@ -176,7 +176,8 @@ impl World {
     fn deadline_but_idle(&self) -> Option<Instant> {
         let mind = &self.mind;
         let of_goal = mind.roster.next_deadline().into_iter().chain(mind.goal_deadline());
-        of_goal.chain(mind.dispatch_deadline()).chain(mind.progress_check).min()
+        let of_canaries = mind.canary_deadline();
+        of_goal.chain(mind.dispatch_deadline()).chain(mind.progress_check).chain(of_canaries).min()
     }
 
     /// At rest, and nobody comes any more: the service ends by itself, unless it must stay.

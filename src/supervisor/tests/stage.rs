@@ -12,6 +12,8 @@ use super::player::Player;
 #[derive(Clone, Copy)]
 pub enum Message {
     Connection(ListenerId, Past),
+    /// A connection of the master's own.
+    Probe,
     Ping,
 }
 
@@ -59,6 +61,10 @@ impl Player {
                 self.boards.0.borrow_mut().insert(seat, Words::default());
                 self.seats.insert(spawn.who.worker, seat);
                 self.channels.insert(spawn.who.worker, VecDeque::new());
+                None
+            }
+            Action::Probe { worker, .. } => {
+                self.channels.get_mut(&worker).unwrap().push_back(Message::Probe);
                 None
             }
             Action::Drain { worker, take_back: true, .. } => self.take_back(worker, false),
@@ -134,12 +140,25 @@ impl Player {
 
     fn take_back(&mut self, worker: WorkerId, ping: bool) -> Option<Event> {
         let had_ping = self.channels[&worker].iter().any(|it| matches!(it, Message::Ping));
+        self.take_back_probe(worker);
         let connections = self.read_back(worker);
         if ping {
             self.channels.get_mut(&worker)?.push_back(Message::Ping);
         }
         self.note_came_back("took back", &connections, worker);
         Some(Event::TakenBack { worker, connections, pinged: ping && !had_ping })
+    }
+
+    /// A probe that waits in the channel comes back before the rest is read.
+    pub fn take_back_probe(&mut self, worker: WorkerId) {
+        let channel = self.channels.get_mut(&worker).unwrap();
+        let before = channel.len();
+        channel.retain(|message| !matches!(message, Message::Probe));
+        if channel.len() < before {
+            _ = writeln!(self.said, "    (the probe comes back from {worker})");
+            let event = Event::ProbeReturned { worker };
+            self.supervisor.handle_event(event, self.now, &self.boards);
+        }
     }
 
     pub fn note_came_back(&mut self, how: &str, what: &[Held], from: WorkerId) {

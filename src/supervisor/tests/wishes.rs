@@ -70,6 +70,7 @@ impl World {
             }
         }
         let seconds = Duration::from_secs;
+        let probe = !listeners.is_empty() && dice.one_in(3);
         Policy {
             name: format!("pool{}", pool.0),
             workers: 1 + u32::try_from(dice.below(3)).unwrap(),
@@ -85,6 +86,8 @@ impl World {
             restart_limit: 1 + u32::try_from(dice.below(5)).unwrap(),
             restart_window: seconds(10 + dice.below(50)),
             surge: 1 + u32::try_from(dice.below(2)).unwrap(),
+            canary: seconds([0, 0, 1, 10][usize::try_from(dice.below(4)).unwrap()]),
+            probe,
             unavailable: match dice.one_in(3) {
                 true => Unavailable::AnswerAfter(seconds(1 + dice.below(5))),
                 false => Unavailable::Wait,

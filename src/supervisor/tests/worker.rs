@@ -30,6 +30,8 @@ impl Dice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     Connection(ListenerId, Client, Past),
+    /// A connection of the master's own.
+    Probe,
     Ping,
     /// With whether live connections may be handed back.
     Drain(bool),
@@ -42,6 +44,8 @@ pub enum Said {
     Room,
     Retire,
     Drained,
+    /// What a probe found.
+    Probed(Result<(), &'static str>),
     /// A client whom others may have.
     Handback(ListenerId, Client, Past),
 }
@@ -70,6 +74,10 @@ pub struct Process {
     pub alarm: Option<(Instant, Option<&'static str>)>,
     pub channel: VecDeque<Message>,
     pub hand: Vec<(ListenerId, Client)>,
+    /// It has a probe in hand.
+    has_probe: bool,
+    /// When the master loses patience with its probe.
+    pub probe_ends: Option<Instant>,
     /// It was built with a library that hands back.
     pub handback: bool,
     /// It was told that it may.
@@ -97,6 +105,8 @@ impl Process {
             alarm: None,
             channel: VecDeque::new(),
             hand: Vec::new(),
+            has_probe: false,
+            probe_ends: None,
             // Of one edition they are alike; here they differ more often than editions follow.
             handback: spawn.who.worker.0 % 3 != 0,
             hands_back: false,
@@ -216,12 +226,25 @@ impl Inner {
                     process.hand.push((listener, client));
                     process.looks = true;
                 }
+                Message::Probe => {
+                    words.counts.taken += 1;
+                    process.has_probe = true;
+                    process.looks = true;
+                }
                 Message::Ping => process.outbox.push_back(Said::Room),
                 Message::Drain(handback) => {
                     process.is_draining = true;
                     process.hands_back = handback;
                 }
             }
+            return true;
+        }
+        if std::mem::take(&mut process.has_probe) {
+            words.counts.finished += 1;
+            process.looks = true;
+            let is_well = !self.dice.one_in(8);
+            let verdict = if is_well { Ok(()) } else { Err("was answered 500") };
+            process.outbox.push_back(Said::Probed(verdict));
             return true;
         }
         if !process.hand.is_empty() {

@@ -40,6 +40,8 @@ impl World {
             forward: None,
             gave_up: Default::default(),
             replaced: Default::default(),
+            admitted: Default::default(),
+            ready_at: BTreeMap::new(),
             stillborn: Default::default(),
             seated: Default::default(),
             is_reloading: false,
@@ -171,7 +173,7 @@ impl World {
         }
     }
 
-    fn ids(&mut self) -> Vec<WorkerId> {
+    pub fn ids(&mut self) -> Vec<WorkerId> {
         self.workers.0.get_mut().processes.keys().copied().collect()
     }
 
@@ -214,6 +216,14 @@ impl World {
                     Said::Room => Event::Room { worker },
                     Said::Retire => Event::RetireRequested { worker },
                     Said::Drained => Event::Drained { worker },
+                    Said::Probed(verdict) => {
+                        // Too late, if the master has lost patience.
+                        if self.with(worker, |it| it.probe_ends.take()).is_none() {
+                            continue;
+                        }
+                        let result = verdict.map_err(str::to_owned);
+                        Event::Probed { worker, result, is_left: false }
+                    }
                     Said::Handback(listener, client, past) => {
                         self.handed_back(worker, listener, client, past)
                     }
@@ -288,9 +298,10 @@ impl World {
                         let fact = self.handed_back(worker, listener, client, past);
                         self.tell(fact);
                     }
-                    Said::Room | Said::Retire | Said::Drained => {}
+                    Said::Room | Said::Retire | Said::Drained | Said::Probed(_) => {}
                 }
             }
+            self.take_back_probe(worker);
             let rescued = self.read_back(worker);
             let process = self.workers.0.get_mut().processes.remove(&worker).unwrap();
             for (_, client) in process.hand {
@@ -321,6 +332,9 @@ impl World {
         while self.exit.is_none() {
             let alarms = self.workers.0.get_mut().processes.values().filter(|it| it.lives());
             let alarm = alarms.filter_map(|it| it.alarm.map(|(at, _)| at)).min();
+            let patience =
+                self.workers.0.get_mut().processes.values().filter_map(|it| it.probe_ends);
+            let alarm = alarm.into_iter().chain(patience).min();
             let due = [alarm, self.mind.poll_timeout(), Some(end)].into_iter().flatten().min();
             let before = self.now;
             self.now = due.unwrap_or(end).clamp(self.now, end);
@@ -341,6 +355,10 @@ impl World {
     fn ring(&mut self) {
         for id in self.ids() {
             let now = self.now;
+            if self.with(id, |it| it.probe_ends.take_if(|at| *at <= now)).is_some() {
+                let result = Err("was not answered".to_owned());
+                self.tell(Event::Probed { worker: id, result, is_left: true });
+            }
             self.with(id, |it| {
                 let Some((_, fate)) = it.alarm.take_if(|(at, _)| *at <= now) else { return };
                 match fate {

@@ -238,7 +238,8 @@ async fn workers(server: Server, socket: OwnedFd, mut chance: Chance, tally: Arc
         master.pass_on(&returned);
         drop(returned);
         sleep_about(chance.below(3000)).await;
-        master.drain_to_others(LONG);
+        // Never cut: a client may take long to say one request.
+        master.drain_to_others(10 * LONG);
         let next = loop {
             match master.until_heard().await {
                 Heard::Returned(returned) => break Some(returned),
@@ -264,8 +265,13 @@ async fn sleep_about(time: u64) {
     }
 }
 
-/// Says it all, in pieces.
-async fn speak(mut half: tokio::net::unix::OwnedWriteHalf, bytes: Vec<u8>, mut chance: Chance) {
+/// Says it all, in pieces. `said` counts them.
+async fn speak(
+    mut half: tokio::net::unix::OwnedWriteHalf,
+    bytes: Vec<u8>,
+    mut chance: Chance,
+    said: Arc<AtomicU64>,
+) {
     let longest = if chance.one_in(3) { 40 } else { 4000 };
     let patience = 1 + chance.below(12);
     let mut left = &bytes[..];
@@ -276,6 +282,7 @@ async fn speak(mut half: tokio::net::unix::OwnedWriteHalf, bytes: Vec<u8>, mut c
             return;
         }
         left = &left[count..];
+        said.fetch_add(1, SeqCst);
         if chance.one_in(patience) {
             sleep_about(chance.below(1800)).await;
         }
@@ -376,6 +383,24 @@ async fn listen(
     Ok(())
 }
 
+/// Waits for a client's answers as long as he has more to say: some take thousands of pauses, which
+/// is far longer than any answer.
+async fn patiently(
+    listening: impl Future<Output = Result<(), String>>,
+    said: &AtomicU64,
+) -> Result<(), String> {
+    let mut listening = std::pin::pin!(listening);
+    loop {
+        let before = said.load(SeqCst);
+        if let Ok(result) = timeout(LONG, listening.as_mut()).await {
+            return result;
+        }
+        if said.load(SeqCst) == before {
+            return Err("an answer does not come".into());
+        }
+    }
+}
+
 /// One case; what was wrong, if something was.
 async fn case(server: Server, seed: u64, tally: Arc<Tally>) -> Result<(), String> {
     let mut chance = Chance(seed);
@@ -385,11 +410,10 @@ async fn case(server: Server, seed: u64, tally: Arc<Tally>) -> Result<(), String
     let (reading, writing) = UnixStream::from_std(client).unwrap().into_split();
     let serving = workers(server, socket.into(), chance.clone(), Arc::clone(&tally));
     let serving = tokio::spawn(serving);
-    let speaking = tokio::spawn(speak(writing, script.bytes.clone(), chance));
-    let result = match timeout(LONG, listen(reading, script, &tally)).await {
-        Ok(result) => result,
-        Err(_) => Err("an answer does not come".into()),
-    };
+    let said = Arc::new(AtomicU64::new(0));
+    let speaking = speak(writing, script.bytes.clone(), chance, Arc::clone(&said));
+    let speaking = tokio::spawn(speaking);
+    let result = patiently(listen(reading, script, &tally), &said).await;
     speaking.abort();
     match timeout(LONG, serving).await {
         Ok(ended) => ended.map_err(|error| error.to_string())?,
