@@ -58,7 +58,8 @@
 //!   counters; only then is the exit a fact.
 //! * **Credit comes back by an event**, never by polling: see `wire/scoreboard.rs`.
 //! * **A connection has one owner.** A draining worker hands a live one back in the very message that
-//!   counts it; from then on it is not touched there, and nobody else may end it.
+//!   counts it; from then on it is not touched there, and nobody else may end it. With a crash ledger the master keeps the socket as well, and does not
+//!   touch it before the worker is dead.
 //! * **A crash never depends on a deploy**: vacancies are filled with the last good generation,
 //!   whose programs are held open.
 //! * What a worker or a control client sends never panics the master.

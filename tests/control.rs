@@ -539,7 +539,7 @@ fn a_stale_socket_is_replaced_and_one_in_use_is_refused() {
     assert!(control.exists());
     let next = Cluster::start_by(&web(""), |command| command.arg("--control").arg(&control));
     // It goes on with what the killed one left.
-    next.wait_for_nth("is ready", 2);
+    next.wait_for_nth("has come back", 2);
     let mut client = Client(BufReader::new(UnixStream::connect(&control).unwrap()));
     client.send(STATUS);
     assert_eq!(client.hear().unwrap().parameters["pid"], next.pid());

@@ -40,11 +40,8 @@ fn a_crash_does_not_depend_on_a_deploy() {
     let web = &status.pools[0];
     assert_eq!((web.generation, web.workers_wanted, web.workers_serving), (Some(2), 3, 3));
     assert_eq!(web.accepted, web.finished + web.in_hand + web.held + web.refused + web.cut);
-    assert!(cluster.pids("web").iter().all(|pid| !before.contains(pid)), "they cannot be adopted");
-    // They drain by themselves.
-    for pid in before {
-        assert!(wait_gone(pid, support::PATIENCE));
-    }
+    // The third may have been about to be replaced.
+    assert_eq!(cluster.pids("web")[..2], before[..2], "they are the same");
     // What is on disk counts again when somebody wants it.
     assert!(cluster.reload().unwrap_err().contains("not valid"));
     cluster.configure(&support::web(""));
@@ -66,12 +63,23 @@ fn a_clean_end_leaves_nothing_behind() {
 fn what_cannot_be_gone_on_with_is_said_and_the_configuration_counts() {
     let cluster = Cluster::serve(&web(""));
     cluster.reload().unwrap();
-    let before = cluster.pids("web");
+    // Those that drain as well: they keep the listener for the next master.
+    let status = cluster.status();
+    let before = status.pools[0].workers.iter().map(|worker| worker.pid).collect::<Vec<_>>();
     let (folder, port) = kill(cluster);
     for pid in before {
+        signal(pid, "KILL");
         assert!(wait_gone(pid, support::PATIENCE));
     }
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    // A process is gone before its last thread has closed everything.
+    let end = std::time::Instant::now() + support::PATIENCE;
+    let _taken = loop {
+        match std::net::TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => break listener,
+            Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
+        }
+        std::thread::yield_now();
+    };
     let cluster = next(folder, free_port(), &web(""));
     cluster
         .wait_for("what a killed master left cannot be used: pool of the state cannot listen on");
@@ -87,7 +95,12 @@ fn a_replaced_program_is_not_taken_for_the_old_one() {
     let command = format!("\"{}\", \"demo-worker\", \"http\"", program.display());
     let config = pool("web", &command, "\"127.0.0.1:{port}\"", "restart-limit = 1");
     let cluster = Cluster::serve(&config);
+    let workers = cluster.pids("web");
     let (state, port) = kill(cluster);
+    for pid in workers {
+        signal(pid, "KILL");
+        assert!(wait_gone(pid, support::PATIENCE));
+    }
     std::fs::remove_file(&program).unwrap();
     std::fs::copy(RCLUSTER, &program).unwrap();
     let mut cluster = next(state, port, &config);

@@ -437,7 +437,9 @@ fn a_broken_promise_is_said_ends_the_reload_and_has_the_process_replaced() {
     let line =
         cluster.wait_for("mistake of its own and ends: the callback cannot bear that fickle");
     assert!(line.contains("notify.rs:"), "{line}");
+    // Those that are left wait for the next master.
     for worker in workers {
+        support::signal(worker, "KILL");
         assert!(support::wait_gone(worker, support::PATIENCE), "{worker} is left");
     }
 }

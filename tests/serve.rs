@@ -228,12 +228,12 @@ fn workers_see_what_they_should_and_nothing_else() {
     let ignored = (1 << (1 - 1)) | (1 << (2 - 1)) | (1 << (10 - 1));
     assert_eq!(mask("SigIgn:") & ignored, ignored);
     // Three standard descriptors, its end of the channel, the scoreboard, and what the worker
-    // itself opens: nothing of the master's.
+    // itself opens: nothing of the master's. The pidfd by which it learns of his death was given to it.
     let listening = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter(|entry| {
         let target = std::fs::read_link(entry.as_ref().unwrap().path()).unwrap_or_default();
         target.to_string_lossy().contains("pidfd") || target.to_string_lossy().contains("eventpoll")
     });
-    assert_eq!(listening.count(), 0);
+    assert_eq!(listening.count(), 1);
     let stdin = std::fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
     assert_eq!(stdin, std::path::Path::new("/dev/null"));
     cluster.signal("USR1");

@@ -70,7 +70,8 @@ fn a_second_sigterm_ends_at_once() {
 
 #[test]
 fn workers_of_a_killed_master_finish_and_go() {
-    let mut cluster = Cluster::serve(&web(""));
+    let config = format!("[master]\norphan-timeout = \"100ms\"\n{}", web(""));
+    let mut cluster = Cluster::serve(&config);
     let workers = cluster.pids("web");
     let port = cluster.port;
     let slow = std::thread::spawn(move || get(port, "/sleep/700"));

@@ -144,3 +144,16 @@ fn a_worker_from_the_future_serves_and_is_complained_about_once() {
     assert_eq!(cluster.count("ignored"), 4);
     assert_eq!(cluster.count("lost"), 0);
 }
+
+/// It cannot be told of another master: it finishes what it has when its own is killed, as ever.
+#[test]
+fn a_worker_of_version_1_drains_when_its_master_is_killed() {
+    let mut cluster = Cluster::serve(&web(""));
+    let workers = cluster.pids("web");
+    cluster.kill_master();
+    for pid in workers {
+        assert!(wait_gone(pid, support::PATIENCE), "{pid} stays");
+    }
+    cluster.start_again();
+    cluster.wait_for_nth("is ready", 4);
+}

@@ -183,6 +183,9 @@ fn accounts(pool: &Pool, style: Style) -> String {
     if pool.redispatched > 0 {
         text += &format!(", {} of them dispatched again", count(pool.redispatched));
     }
+    if pool.answered > 0 {
+        text += &format!(", {} answered 503 for a dead worker", count(pool.answered));
+    }
     if pool.handed_back > 0 {
         text += &format!(", {} times handed from worker to worker", count(pool.handed_back));
     }

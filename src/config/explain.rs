@@ -38,6 +38,7 @@ fn master(settings: &MasterSettings, out: &mut Out) {
         },
     );
     out.plain("generations", settings.generations);
+    out.text("orphan-timeout", &time::format(settings.orphan_timeout));
     out.text("control-mode", &format!("{:04o}", settings.control_mode));
     match &settings.control_group {
         Some(group) => out.text("control-group", group),
@@ -74,6 +75,7 @@ fn pool(pool: &Pool, out: &mut Out) {
             out.text("unavailable", "wait");
         }
     }
+    out.plain("crash-ledger", pool.crash_ledger);
 }
 
 fn process(pool: &Pool, out: &mut Out) {

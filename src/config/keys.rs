@@ -7,7 +7,7 @@ pub(super) const TOP: &[&str] = &["master", "pool"];
 
 /// Keys of `[master]`.
 pub(super) const MASTER: &[&str] =
-    &["idle-exit", "log", "generations", "control-mode", "control-group"];
+    &["idle-exit", "log", "generations", "orphan-timeout", "control-mode", "control-group"];
 
 /// Keys of `[pool.NAME]`.
 pub(super) const POOL: &[&str] = &[
@@ -38,6 +38,7 @@ pub(super) const POOL: &[&str] = &[
     "probe-timeout",
     "unavailable",
     "unavailable-after",
+    "crash-ledger",
 ];
 
 /// What other programs call it.

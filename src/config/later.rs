@@ -7,7 +7,6 @@ use super::error::{Mistake, one_of, quote};
 
 /// Keys that a later version brings.
 const KEYS: &[&str] = &[
-    "crash-ledger",
     "map",
     "drain-preload",
     "first-byte",

@@ -29,6 +29,10 @@ pub(super) fn read(sections: &[Section<'_>], report: &mut Report) -> MasterSetti
             section.read_or("generations", settings.generations, read, |entry| {
                 entry.small(1..=MOST_GENERATIONS, "3")
             });
+        settings.orphan_timeout =
+            section.read_or("orphan-timeout", settings.orphan_timeout, read, |entry| {
+                entry.duration(time::SHORTEST..=time::DAY)
+            });
         settings.control_mode =
             section.read_or("control-mode", settings.control_mode, read, control_mode);
         let group = section.read("control-group", read, |entry| entry.string("\"www-data\""));

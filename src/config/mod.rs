@@ -99,6 +99,8 @@ pub struct MasterSettings {
     pub log: Log,
     /// How many generations may drain at once, 1 or more.
     pub generations: u32,
+    /// How long workers wait for the next master after this one was killed.
+    pub orphan_timeout: std::time::Duration,
     /// The mode of the control socket.
     pub control_mode: u32,
     /// The group of the control socket. `None`: the master's own.
@@ -113,6 +115,7 @@ impl Default for MasterSettings {
             idle_exit: None,
             log: Log::default(),
             generations: 3,
+            orphan_timeout: std::time::Duration::from_secs(60),
             control_mode: 0o660,
             control_group: None,
             places: Places::default(),
@@ -228,6 +231,9 @@ pub struct Pool {
     pub environment_files: Vec<EnvironmentFile>,
     /// Whether workers start from an empty environment, not from the master's.
     pub clear_environment: bool,
+    /// Whether the master keeps every client's socket, so that a worker's crash costs only answers
+    /// that had begun.
+    pub crash_ledger: bool,
     /// What clients are answered whom no worker can take. `None`: nothing, they wait.
     pub answer: Option<Vec<u8>>,
     /// How a worker is asked whether it works. `None`: it is not.
@@ -261,6 +267,7 @@ impl Pool {
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             clear_environment: false,
+            crash_ledger: false,
             answer: None,
             probe: None,
             policy: Policy {

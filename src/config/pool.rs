@@ -44,6 +44,8 @@ pub(super) fn read(name: &str, section: &Section<'_>, report: &mut Report) -> Po
         .read_or("accept", pool.accept, report, |entry| entry.word(&[("master", Accept::Master)]));
     read_policy(&mut pool.policy, section, report);
     read_unavailable(&mut pool, section, report);
+    pool.crash_ledger =
+        section.read_or("crash-ledger", pool.crash_ledger, report, |entry| entry.boolean());
     probe::read(&mut pool, section, report);
     pool
 }

@@ -26,27 +26,20 @@ pub(crate) struct Absent {
 }
 
 impl Daemon {
-    /// Looks after the workers of a killed master: answers those who will come. Who was not ready is
+    /// Looks after the workers of a killed master: answers those who may come. Who is not wanted is
     /// killed; who cannot come drains by itself.
     pub(super) fn look_out(&mut self, state: &state::State) -> BTreeSet<WorkerId> {
-        let ready: BTreeSet<WorkerId> = state
-            .mind
-            .workers()
-            .filter(|(.., is_ready)| *is_ready)
-            .map(|(who, ..)| who.worker)
-            .collect();
+        let unwanted: BTreeSet<WorkerId> = state.mind.unwanted().collect();
         for worker in &state.workers {
             let Ok(process) = Process::find(worker.pid, worker.begun) else { continue };
             let id = worker.who.worker;
-            if !ready.contains(&id) {
+            if unwanted.contains(&id) {
                 // It has ended in this moment, where that fails.
                 let _ = process.signal_group(Signal::SIGKILL);
                 continue;
             }
             let Some(token) = worker.token.clone() else { continue };
-            let board = state.boards.iter().find(|board| board.pool == worker.who.pool);
-            let board = board.map(|board| (board.device, board.inode));
-            let board = worker.absent.or(board).unwrap_or_default();
+            let board = worker.board;
             if let Err(error) = self.poller.add(&process, Token::Process(id).encode()) {
                 self.say(Level::Warning, format!("worker {id} cannot be watched: {error}"));
                 continue;
@@ -70,7 +63,7 @@ impl Daemon {
             let _ = self.poller.remove(&absent.process);
         }
         let (how, rescued) = ("is gone".to_owned(), Vec::new());
-        self.report(Event::Exited { worker: id, how, rescued });
+        self.report(Event::Exited { worker: id, how, rescued, answered: 0 });
         true
     }
 

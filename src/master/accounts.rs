@@ -73,7 +73,7 @@ fn own() -> Identity {
 }
 
 /// Whether this process has CAP_SETGID (6) and CAP_SETUID (7): capabilities(7), proc_pid_status(5).
-fn may_change_identity() -> bool {
+pub(crate) fn may_change_identity() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());

@@ -86,14 +86,19 @@ impl Daemon {
         }
     }
 
-    /// Has systemd keep the sockets that are only ours, and forget those that are closed.
+    /// Has systemd keep the sockets that are only ours, and forget those that are closed; or the
+    /// workers, where there is no systemd.
     pub(super) fn keep_listeners(&mut self) {
         for name in self.listeners.take_discarded() {
             self.notify.discard(&name, self.now);
+            self.forget_all(&name);
         }
+        let mut unstored = Vec::new();
         for (name, socket) in self.listeners.take_unstored() {
             self.notify.store(name, socket, self.now);
+            unstored.push(name.to_owned());
         }
+        self.entrust_all(&unstored);
     }
 
     /// A reload is over.

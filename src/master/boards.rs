@@ -9,7 +9,8 @@ use crate::wire::scoreboard::{Scoreboard, SeatWords};
 // The mind hands out the seats that the board has.
 const _: () = assert!(SEATS == crate::wire::scoreboard::SEATS);
 
-/// A board for each pool that ever had a worker.
+/// A board for each pool that ever had a worker. A worker that outlived another master counts on the
+/// board of then, as long as it has its seat.
 #[derive(Debug, Default)]
 pub(crate) struct Boards(pub(super) BTreeMap<PoolId, (Scoreboard, Vec<SeatWords>)>);
 
@@ -25,16 +26,45 @@ impl Boards {
                 entry.insert((Scoreboard::create()?, Vec::new()))
             }
         };
-        while seats.len() <= seat.0 as usize {
-            let next = u32::try_from(seats.len()).map_err(io::Error::other)?;
-            seats.push(board.seat(next)?);
-        }
-        Ok((board.clone(), seats[seat.0 as usize].clone()))
+        let words = board.seat(seat.0)?;
+        put(seats, board, seat, words.clone())?;
+        Ok((board.clone(), words))
+    }
+
+    /// The board of a pool whose workers outlived their master, and the words of `seat` on it.
+    ///
+    /// # Errors
+    /// When the board has no such seat.
+    pub(crate) fn take_over(
+        &mut self,
+        pool: PoolId,
+        board: Scoreboard,
+        seat: Seat,
+    ) -> io::Result<SeatWords> {
+        let words = board.seat(seat.0)?;
+        let (own, seats) = self.0.entry(pool).or_insert_with(|| (board, Vec::new()));
+        put(seats, own, seat, words.clone())?;
+        Ok(words)
     }
 
     fn words(&self, pool: PoolId, seat: Seat) -> Option<&SeatWords> {
         self.0.get(&pool)?.1.get(seat.0 as usize)
     }
+}
+
+/// Who sits in a seat is counted there.
+fn put(
+    seats: &mut Vec<SeatWords>,
+    board: &Scoreboard,
+    seat: Seat,
+    words: SeatWords,
+) -> io::Result<()> {
+    while seats.len() <= seat.0 as usize {
+        let next = u32::try_from(seats.len()).map_err(io::Error::other)?;
+        seats.push(board.seat(next)?);
+    }
+    seats[seat.0 as usize] = words;
+    Ok(())
 }
 
 impl Board for Boards {

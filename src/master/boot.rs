@@ -64,6 +64,15 @@ impl Left {
     }
 }
 
+/// How the kept state stands.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    /// The mind's, when it was written last.
+    pub(super) revision: Option<u64>,
+    /// How often it was tried to go on with it, since a master last served with it.
+    pub(super) attempts: u32,
+}
+
 /// The state in these bytes. `None`: nobody is to go on with it.
 fn usable(bytes: &[u8]) -> Result<Option<State>, String> {
     let state = State::decode(bytes)?;
@@ -81,11 +90,13 @@ fn usable(bytes: &[u8]) -> Result<Option<State>, String> {
 impl Daemon {
     /// Takes over everything, and begins.
     pub(super) fn boot(&mut self) -> Result<(), String> {
+        let limit = crate::sys::limits::raise_descriptor_limit();
+        self.ledgers.set_limit(*limit.as_ref().unwrap_or(&0));
         if let Some(luggage) = self.left.luggage.take() {
             let state = self.left.state.take().unwrap_or_default();
             return self.arrive(*state, luggage);
         }
-        match crate::sys::limits::raise_descriptor_limit() {
+        match limit {
             Ok(limit) if limit < 1024 => self.say(
                 Level::Warning,
                 format!("only {limit} descriptors are allowed; raise LimitNOFILE="),
@@ -104,6 +115,7 @@ impl Daemon {
             }
         }
         self.watch_own()?;
+        self.open_door()?;
         self.follow_orphans();
         let Left { kept, state, why_not, is_stored, luggage: _ } = std::mem::take(&mut self.left);
         if let Some(kept) = kept.as_ref().filter(|kept| kept.is_systemds() && !is_stored) {
@@ -120,9 +132,12 @@ impl Daemon {
             let entry = Entry::new(Level::Warning, text).id(MessageId::StateUnused);
             self.journal.say(entry.with(CAUSE, why));
         } else if self.is_resumed {
+            self.adopt_guests();
             return Ok(());
         }
-        self.begin()
+        self.begin()?;
+        self.adopt_guests();
+        Ok(())
     }
 
     /// Begins with the configuration: makes the first wish.
@@ -155,6 +170,7 @@ impl Daemon {
         let mut reopened = state::Descriptors::Reopened;
         let awaited = self.look_out(&state);
         let (pid, count) = (state.pid, awaited.len());
+        self.await_listeners(&state.listeners);
         let editions = Editions::resume(state.editions, &mut reopened)?;
         let mind = Supervisor::restore(state.mind, taken, How::Orphaned { now, awaited })?;
         self.listeners.resume(state.listeners, &mut reopened)?;
@@ -168,7 +184,7 @@ impl Daemon {
         (self.must_roll, self.warnings) = (state.must_roll, state.warnings);
         self.history = state.history;
         self.last_reload = state.last_reload.map(|last| last.resume(taken));
-        self.attempts = state.attempts + 1;
+        self.keeping.attempts = state.attempts + 1;
         self.keep_state();
         let text = format!(
             "going on after the master {pid}, which was killed; workers that are still there: {count}"
@@ -193,14 +209,17 @@ impl Daemon {
     /// if goal or roster may have changed.
     pub(super) fn keep_state(&mut self) {
         let revision = self.supervisor.revision();
-        if self.kept.is_none() || self.kept_revision == Some(revision) {
+        if self.kept.is_none() || self.keeping.revision == Some(revision) {
             return;
         }
-        if self.attempts > 0 && self.supervisor.is_settled() && self.kept_revision.is_some() {
-            self.attempts = 0;
+        if self.keeping.attempts > 0
+            && self.supervisor.is_settled()
+            && self.keeping.revision.is_some()
+        {
+            self.keeping.attempts = 0;
         }
-        self.kept_revision = Some(revision);
-        let state = self.gather(self.now, self.attempts, &mut Packing::Left).encode();
+        self.keeping.revision = Some(revision);
+        let state = self.gather(self.now, self.keeping.attempts, &mut Packing::Left).encode();
         let Some(kept) = &mut self.kept else { return };
         let written = state.and_then(|state| kept.write(&state).map_err(|it| it.to_string()));
         if let Err(why) = written {

@@ -36,7 +36,10 @@ impl Daemon {
         let entry = Entry::new(Level::Error, &text).id(MessageId::Broken);
         self.journal.say(entry.with(CAUSE, why));
         let (mut notify, now) = (std::mem::take(&mut self.notify), self.now);
-        // The line is written, and the workers' channels end, before systemd strikes.
+        if self.adoption.has_door() {
+            self.listeners.abandon();
+        }
+        // The line is written, and the workers know, before systemd strikes.
         drop(self);
         notify.broken(now);
         Error::Broken(text)

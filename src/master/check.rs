@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::diagnose::cannot_run;
 use super::journal::{Entry, Level, MessageId, Origin};
-use super::pin::{Invocation, Pinned, cannot_run};
+use super::pin::{Invocation, Pinned};
 use super::probe::Verdict;
 use super::record::short;
 use super::{Daemon, Token};
@@ -158,7 +159,7 @@ impl Daemon {
             let mut part = Part::new(&pool.name, id, self.now);
             let listener = pool.listen.first().map_or("", |entry| entry.text.as_str());
             part.probe.clone_from(&pool.probe);
-            part.message = ToWorker::Connection { listener, past: None }.encode();
+            part.message = ToWorker::Connection { listener, past: None, entry: None }.encode();
             part.start_timeout = pool.policy.start_timeout;
             match self.start_checked(pool, id) {
                 Ok(worker) => {
@@ -199,6 +200,8 @@ impl Daemon {
             seat,
             board,
             words,
+            // It gets no clients.
+            ledger: None,
             command,
             name: arg0,
             keep,

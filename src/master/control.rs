@@ -107,6 +107,11 @@ impl Control {
         Ok(Control { path: path.to_owned(), listener, inode, clients, last: 0 })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The socket to watch for new clients.
     pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener

@@ -1,8 +1,24 @@
-//! What a worker that does nothing is doing: one clause for the journal.
+//! What a worker that does nothing is doing, and why a program does not start: a clause for people.
 //!
-//! From `/proc` (proc_pid_stat(5), proc_pid_wchan(5)); what cannot be read is left out.
+//! The first from `/proc` (proc_pid_stat(5), proc_pid_wchan(5)); what cannot be read is left out.
 
 use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::libc;
+
+use crate::config::why;
+
+/// Why a program could not be executed.
+pub(crate) fn cannot_run(program: &Path, error: &io::Error) -> String {
+    let more = match error.raw_os_error() {
+        Some(libc::ENOEXEC) => ": it is for another kind of machine, or a script without a #! line",
+        Some(libc::ENOENT) if program.exists() => ": what is missing is its loader or interpreter",
+        _ => "",
+    };
+    format!("cannot run {}: {}{more}", program.display(), why(error))
+}
 
 /// `state T (stopped), in do_signal_stop`
 pub(crate) fn diagnose(pid: u32) -> String {

@@ -2,8 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use super::Daemon;
+use nix::sys::signal::Signal;
+
 use super::journal::{CUT, Level, MessageId};
+use super::{Daemon, Token};
 use crate::kinds::native::{Client, Descriptors};
 use crate::supervisor::{Event, WorkerId};
 use crate::sys::socket::family_of;
@@ -20,6 +22,11 @@ impl Daemon {
         descriptors: Descriptors,
     ) {
         let Descriptors { socket, leftover, swallowed } = descriptors;
+        // Before anything is done with it: the next master must not believe that it is still there.
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.words.add_received_back();
+            worker.hands_back = true;
+        }
         if swallowed {
             self.say_lost(worker, 1);
             return self.report(Event::HandedBack { worker, held: None });
@@ -36,6 +43,41 @@ impl Daemon {
         };
         let held = self.hold(id, Client { socket, past: Some(past), leftover });
         self.report(Event::HandedBack { worker, held: Some(held) });
+    }
+
+    /// Whether a worker's channel is left alone for now: what it hands back is safe there, even from
+    /// this master's death, as long as nobody has room for it.
+    pub(super) fn rests(&mut self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else { return true };
+        if !worker.hands_back || !self.supervisor.holds(worker.who.pool) {
+            return false;
+        }
+        // A channel that cannot be left alone is read on.
+        let rests = self.poller.remove(&worker.channel).is_ok();
+        worker.is_watched &= !rests;
+        rests
+    }
+
+    /// Goes on with those whose pool has room again. At every turn: nothing is held as a rule.
+    pub(super) fn resume_channels(&mut self) {
+        let resting = self.workers.iter().filter(|(_, worker)| {
+            worker.hands_back && !worker.is_watched && !self.supervisor.holds(worker.who.pool)
+        });
+        for id in resting.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.watch_channel(id);
+        }
+    }
+
+    pub(super) fn watch_channel(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        match self.poller.add(&worker.channel, Token::Channel(id).encode()) {
+            Ok(()) => worker.is_watched = true,
+            Err(error) => {
+                let who = self.describe(id);
+                self.say(Level::Error, format!("{who} cannot be watched and is killed: {error}"));
+                self.signal(id, Signal::SIGKILL);
+            }
+        }
     }
 
     /// Connections on their way from a worker were swallowed by the kernel.

@@ -15,6 +15,7 @@ use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
 
+use super::door::DOOR;
 use crate::config::Address;
 use crate::sys::ancillary::take_over;
 use crate::sys::listen::{Local, check_listening, local};
@@ -42,6 +43,8 @@ pub(crate) struct Inheritance {
     pub(super) sockets: Vec<Inherited>,
     /// What came out of the descriptor store, by name.
     pub(super) stored: Vec<(String, OwnedFd)>,
+    /// Where workers of a killed master come.
+    pub(super) door: Option<OwnedFd>,
 }
 
 impl Inheritance {
@@ -84,6 +87,11 @@ impl Inheritance {
         let mut inheritance = Inheritance::default();
         for index in 0..sockets.len() {
             match names.as_ref().map(|names| names[index].clone()) {
+                Some(name) if name == DOOR => {
+                    let door = take_any(&mut sockets, index)
+                        .map_err(|error| format!("inherited socket {name} {error}"))?;
+                    inheritance.door = Some(door);
+                }
                 Some(name) if STORED.iter().any(|prefix| name.starts_with(prefix)) => {
                     let descriptor = take_any(&mut sockets, index)
                         .map_err(|error| format!("inherited descriptor {name} {error}"))?;

@@ -111,6 +111,27 @@ impl Listeners {
         unstored.collect()
     }
 
+    /// Sockets of our own that outlive this process where anybody keeps them, by name.
+    pub(crate) fn keepsakes(&self) -> Vec<(&str, BorrowedFd<'_>)> {
+        let keepsakes = self.open.values().filter_map(|listener| match &listener.origin {
+            Origin::Bound { name: Some(name), .. } => {
+                Some((name.as_str(), listener.socket.as_fd()))
+            }
+            Origin::Bound { name: None, .. } | Origin::Inherited(..) => None,
+        });
+        keepsakes.collect()
+    }
+
+    /// Workers have kept these.
+    pub(crate) fn give_back(&mut self, sockets: Vec<(String, OwnedFd)>) {
+        self.stored.0.extend(sockets);
+    }
+
+    /// Everything is left open and in its place: the next master goes on with it.
+    pub(crate) fn abandon(&mut self) {
+        self.open.clear();
+    }
+
     pub(crate) fn get(&self, id: ListenerId) -> Option<&Listener> {
         self.open.get(&id)
     }
@@ -235,7 +256,7 @@ impl Listeners {
         self.last += 1;
         let id = ListenerId(self.last);
         let name = entry.text.clone();
-        let message = ToWorker::Connection { listener: &name, past: None };
+        let message = ToWorker::Connection { listener: &name, past: None, entry: None };
         let message = message.encode().into();
         let attention = Attention::Pause;
         let (needs_source, answer) = (false, None);
@@ -302,10 +323,10 @@ impl Listeners {
     pub(crate) fn leave(&mut self, id: ListenerId) {
         let Some(listener) = self.open.remove(&id) else { return };
         match listener.origin {
-            Origin::Bound { file: Some(file), is_stored, .. }
-                if !(is_stored && self.may_be_kept) =>
-            {
-                file.remove();
+            Origin::Bound { file, is_stored, .. } if !(is_stored && self.may_be_kept) => {
+                file.iter().for_each(SocketFile::remove);
+                // Workers have duplicates.
+                stop_listening(&listener.socket);
             }
             Origin::Bound { .. } | Origin::Inherited(..) => {}
         }

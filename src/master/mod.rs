@@ -16,11 +16,13 @@
 //! announce, notify     what systemd is told      outbox            the way to systemd
 //! output               where workers' output goes    handback     live connections on their way
 //! boot, state          how it begins, goes on   absent      who has not come back yet
-//! upgrade, image       how its next image goes on
+//! door, adoption       where workers of a killed master come, and go on with this one
+//! upgrade, image       how its next image goes on    ledger, fate    what a worker's death costs
 //! ```
 
 mod absent;
 mod accounts;
+mod adoption;
 mod announce;
 mod api;
 mod boards;
@@ -30,11 +32,14 @@ mod check;
 mod commands;
 mod control;
 mod diagnose;
+mod door;
+mod fate;
 mod handback;
 mod history;
 mod image;
 mod inherit;
 mod journal;
+mod ledger;
 mod linger;
 mod listeners;
 mod notify;
@@ -49,6 +54,7 @@ mod record;
 mod reload;
 mod report;
 mod signals;
+mod source;
 mod state;
 mod stored;
 mod token;
@@ -60,6 +66,7 @@ use std::time::Instant;
 
 pub use api::Master;
 pub use image::is_continuation;
+pub use source::Source;
 
 use crate::config::{Config, Problems};
 use crate::kinds::native::{Client, Worker};
@@ -67,14 +74,16 @@ use crate::supervisor::{ConnectionId, ListenerId, Progress, Supervisor, WishId, 
 use crate::sys::poller::Poller;
 use crate::wire::control::Answer;
 use absent::Absent;
+use adoption::Adoption;
 use announce::{Outcome, Pulse};
 use boards::Boards;
-use boot::Left;
+use boot::{Keeping, Left};
 use check::Check;
 use control::Control;
 use history::History;
 use inherit::Inheritance;
 use journal::Journal;
+use ledger::Ledgers;
 use linger::Lingering;
 use listeners::Listeners;
 use notify::Notify;
@@ -86,28 +95,6 @@ use signals::Signals;
 use state::kept::Kept;
 use token::Token;
 use upgrade::Upgrade;
-
-/// Where the configuration comes from, now and at every reload.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Source {
-    /// A file, and `conf.d` beside it.
-    File(PathBuf),
-    /// A command line or a program; it never changes.
-    Fixed(Box<Config>),
-}
-
-impl Source {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it.
-    pub fn load(&self) -> Result<Config, Problems> {
-        match self {
-            Source::File(path) => crate::config::load(path),
-            Source::Fixed(config) => Ok((**config).clone()),
-        }
-    }
-}
 
 /// Why a master ended.
 #[derive(Debug)]
@@ -164,9 +151,11 @@ pub(crate) struct Daemon {
     workers: BTreeMap<WorkerId, Worker>,
     /// Those of a killed master that have not come yet.
     absent: BTreeMap<WorkerId, Absent>,
+    adoption: Adoption,
     held: BTreeMap<ConnectionId, (ListenerId, Client)>,
     last_connection: u64,
     lingering: Lingering,
+    ledgers: Ledgers,
     control: Option<Control>,
     /// Control clients are not looked at until then.
     control_rests_until: Option<Instant>,
@@ -206,8 +195,7 @@ pub(crate) struct Daemon {
     is_resumed: bool,
     /// Where the state is kept for the case of a crash, and which one.
     kept: Option<Kept>,
-    kept_revision: Option<u64>,
-    attempts: u32,
+    keeping: Keeping,
     /// The program that goes on where this image ends.
     own_path: PathBuf,
     upgrade: Option<Upgrade>,
@@ -272,22 +260,23 @@ impl Daemon {
         listeners: Listeners,
         left: Left,
     ) -> Result<Daemon, String> {
-        let settings = &config.master;
-        let control = options.control.as_ref().map(|it| Control::open(it, settings)).transpose()?;
+        let control = options.control.as_ref().map(|it| Control::open(it, &config.master));
         #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
         let now = Instant::now();
         Ok(Daemon {
-            supervisor: boot::mind(settings),
+            supervisor: boot::mind(&config.master),
             boards: Boards::default(),
             poller: Poller::new().map_err(|error| format!("epoll: {error}"))?,
             signals,
             listeners,
             workers: BTreeMap::new(),
             absent: BTreeMap::new(),
+            adoption: Adoption::default(),
             held: BTreeMap::new(),
             last_connection: 0,
             lingering: Lingering::default(),
-            control,
+            ledgers: Ledgers::default(),
+            control: control.transpose()?,
             control_rests_until: None,
             editions: Editions::default(),
             wishes: BTreeMap::new(),
@@ -297,7 +286,7 @@ impl Daemon {
             probes: Probes::default(),
             check: Check::default(),
             source: options.source,
-            outputs: Outputs::new(settings.log),
+            outputs: Outputs::new(config.master.log),
             config,
             must_roll: false,
             journal: Journal::start().map_err(|error| format!("the log thread: {error}"))?,
@@ -315,8 +304,7 @@ impl Daemon {
             left,
             is_resumed: false,
             kept: None,
-            kept_revision: None,
-            attempts: 0,
+            keeping: Keeping::default(),
             own_path: image::own_path(),
             upgrade: None,
             is_performing: false,
@@ -331,11 +319,16 @@ impl Daemon {
         let mut ready = Vec::new();
         loop {
             self.perform_all();
+            self.resume_channels();
             self.keep_listeners();
             self.keep_state();
             self.send_replies();
-            if let Some(ending) = self.ended.take() {
-                return ending;
+            // Who was answered last may need a moment to close.
+            let fails = matches!(self.ended, Some(Err(_)));
+            if fails || self.ended.is_some() && self.lingering.wind_up(self.now) {
+                if let Some(ending) = self.ended.take() {
+                    return ending;
+                }
             }
             self.publish();
             let deadline = self.deadline();
@@ -357,9 +350,11 @@ impl Daemon {
         [
             self.supervisor.poll_timeout(),
             self.lingering.deadline(),
+            self.ledgers.deadline(),
             self.pulse.deadline(),
             self.control_rests_until,
             self.notify.deadline(),
+            self.guest_deadline(),
             self.upgrade.as_ref().and_then(Upgrade::deadline),
             self.probes.deadline(),
             self.check.deadline(),
@@ -374,9 +369,11 @@ impl Daemon {
         for id in self.lingering.overdue(self.now) {
             self.close_lingering(id);
         }
+        self.look_at_ledgers();
         self.end_overdue_probes();
         self.tend_check();
         self.resume_control();
+        self.tend_guests();
         self.limit_rehearsal();
         self.continue_upgrade();
         self.notify.retry(self.now);

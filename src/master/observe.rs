@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SI
 use super::journal::{Entry, LISTENER, Level, MessageId};
 use super::{Daemon, Token};
 use crate::kinds::native::Client;
-use crate::kinds::native::{Heard, TakenBack};
+use crate::kinds::native::{Descriptors, Heard, Queue, TakenBack};
 use crate::supervisor::{Attention, Event, Held, ListenerId, Scale, WorkerId};
 use crate::sys::listen::{Accepted, accept, source_of};
 use crate::sys::process::{Ending, reap_strangers};
@@ -46,6 +46,8 @@ impl Daemon {
             Token::Client(id) => self.observe_client(id),
             Token::Unsent(id) => self.observe_unsent(id),
             Token::Journal => self.forget_outputs(),
+            Token::Door => self.observe_door(),
+            Token::Guest(id) => self.observe_guest(id),
             Token::Rehearsal => self.observe_rehearsal(),
             Token::Lingering(id) => {
                 if self.lingering.hear(id) {
@@ -130,6 +132,9 @@ impl Daemon {
 
     fn observe_channel(&mut self, id: WorkerId) {
         for _ in 0..MESSAGE_BATCH {
+            if self.rests(id) {
+                return;
+            }
             match self.hear_worker(id) {
                 Hearing::GoesOn => {}
                 Hearing::Pauses => return,
@@ -144,10 +149,7 @@ impl Daemon {
         match worker.hear() {
             Ok(Heard::Nothing) => return Hearing::Pauses,
             Ok(Heard::End) => return Hearing::Ended,
-            Ok(Heard::Message(ToMaster::Handback { listener, past }, descriptors)) => {
-                self.receive_back(id, &listener, past, descriptors);
-            }
-            Ok(Heard::Message(message, _)) => self.heed(id, &message),
+            Ok(Heard::Message(message, descriptors)) => self.heed(id, message, descriptors),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 self.complain(id, &format!("sent {error}"));
             }
@@ -174,12 +176,18 @@ impl Daemon {
         self.journal.say(self.about_worker(id, Level::Error, text).id(MessageId::Misbehaved));
     }
 
-    fn heed(&mut self, worker: WorkerId, message: &ToMaster) {
-        match *message {
+    fn heed(&mut self, worker: WorkerId, message: ToMaster, descriptors: Descriptors) {
+        match message {
             // Zeros: the worker did not say.
-            ToMaster::Ready { limit, stride, handback, .. }
+            ToMaster::Ready { limit, stride, handback, adoption, ledger, .. }
                 if stride == 0 || stride == STRIDE as u32 =>
             {
+                if ledger {
+                    self.ledgers.note_kept(worker);
+                }
+                if adoption {
+                    self.welcome(worker, None);
+                }
                 self.report(Event::Ready { worker, limit, handback });
             }
             ToMaster::Ready { stride, .. } => {
@@ -190,10 +198,20 @@ impl Daemon {
                 self.report(Event::Unfit { worker, why });
             }
             ToMaster::Room => self.report(Event::Room { worker }),
-            ToMaster::Drained => self.report(Event::Drained { worker }),
+            ToMaster::Drained => {
+                self.report(Event::Drained { worker });
+                self.say_bye(worker);
+            }
             ToMaster::Retire => self.report(Event::RetireRequested { worker }),
-            // Heard with its descriptors.
-            ToMaster::Handback { .. } => {}
+            ToMaster::Handback { listener, past, entry } => {
+                // Its worker has done with it, whatever becomes of it.
+                self.ledgers.release(worker, entry);
+                self.receive_back(worker, &listener, past, descriptors);
+            }
+            // On the adoption socket alone.
+            ToMaster::Hello { .. } | ToMaster::Keep { .. } => {
+                self.complain(worker, "introduced itself on its channel");
+            }
             ToMaster::Unknown(kind) => {
                 self.complain(worker, &format!("said something of unknown type {kind}"));
             }
@@ -211,8 +229,8 @@ impl Daemon {
         self.journal.say(self.about_worker(id, Level::Warning, text).id(MessageId::Misbehaved));
     }
 
-    /// A worker's process has ended. Its words come first, then what it never received, then its
-    /// counters; only then is the exit a fact.
+    /// A worker's process has ended. Its words come first, then what it never received, then what its
+    /// ledger says, then its counters; only then is the exit a fact.
     fn observe_process(&mut self, id: WorkerId) {
         if self.observe_absent(id) {
             return;
@@ -228,33 +246,46 @@ impl Daemon {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.is_reaped = true;
         }
-        // All its messages are there; what comes after that many comes from somebody who kept its
-        // end of the channel.
-        for _ in 0..LAST_WORDS {
-            let Hearing::GoesOn = self.hear_worker(id) else { break };
-        }
-        let (rescued, _) = self.read_back(id, false);
+        let mut rescued = match self.bury_joining(id) {
+            Some(handed_back) => handed_back,
+            None => {
+                self.hear_all(id);
+                Vec::new()
+            }
+        };
+        rescued.extend(self.read_back(id, Queue::OfDead).0);
+        let (alive, answered) = self.bury_ledger(id);
+        rescued.extend(alive);
         let who = self.describe(id);
         if let Some(worker) = self.workers.get(&id) {
+            let channel = Some(&worker.channel).filter(|_| worker.is_watched);
             let unwatched = self
                 .poller
                 .remove(&worker.process)
-                .and_then(|()| self.poller.remove(&worker.channel));
+                .and_then(|()| channel.map_or(Ok(()), |channel| self.poller.remove(channel)));
             if let Err(error) = unwatched {
                 self.say(Level::Error, format!("{who} cannot be unwatched: {error}"));
             }
         }
         // The lines about it need its process id: they are written before it is forgotten.
         self.end_probes_of(id);
-        self.report(Event::Exited { worker: id, how, rescued });
+        self.report(Event::Exited { worker: id, how, rescued, answered });
         self.workers.remove(&id);
+    }
+
+    /// Takes in all that a worker has said by now. What comes after so much comes from somebody who
+    /// has kept its end of the channel.
+    fn hear_all(&mut self, id: WorkerId) {
+        for _ in 0..LAST_WORDS {
+            let Hearing::GoesOn = self.hear_worker(id) else { break };
+        }
     }
 
     /// What a worker has not received comes back into the master's hand; and whether a PING was
     /// among it.
-    pub(super) fn read_back(&mut self, id: WorkerId, is_alive: bool) -> (Vec<Held>, bool) {
+    pub(super) fn read_back(&mut self, id: WorkerId, queue: Queue) -> (Vec<Held>, bool) {
         let Some(worker) = self.workers.get(&id) else { return Default::default() };
-        let TakenBack { connections, lost, had_ping } = match worker.take_back(is_alive) {
+        let TakenBack { connections, lost, had_ping } = match worker.take_back(queue) {
             Ok(taken) => taken,
             Err(error) => {
                 let who = self.describe(id);
@@ -266,7 +297,8 @@ impl Daemon {
             self.say_lost(id, lost);
         }
         let mut held = Vec::new();
-        for (name, client) in connections {
+        for (name, client, entry) in connections {
+            self.ledgers.release(id, entry);
             if self.take_back_probe(id, &client.socket) {
                 continue;
             }

@@ -22,7 +22,7 @@ use super::Daemon;
 use super::inherit::LOGS;
 use super::journal::{CAUSE, Entry, Level, MessageId, Origin};
 use crate::config::{Log, why};
-use crate::supervisor::Who;
+use crate::supervisor::{Who, WorkerId};
 use crate::sys::output::{connect_now, never_wait, pipe};
 
 /// Which file a process' standard error is, where it is a journal stream.
@@ -110,11 +110,29 @@ impl Daemon {
             pid: worker.process.id(),
         };
         let name = stored_name(&origin);
+        if !self.notify.has_manager() {
+            // It goes to the worker itself, when it is welcomed. Without it the worker finds nobody
+            // who reads, should this master be killed.
+            let log = read.try_clone().map(|read| (name.clone(), read));
+            match (log, self.workers.get_mut(&who.worker)) {
+                (Ok(log), Some(worker)) => worker.log = Some(log),
+                (Err(error), _) => self.say(Level::Warning, format!("{name}: {error}")),
+                (Ok(_), None) => {}
+            }
+        }
         if self.outputs.stored_len + name.len() <= STORED_MAX {
             self.notify.store(&name, read.as_fd(), self.now);
             self.note_stored(who.worker.0, name);
         }
         self.journal.follow(who.worker.0, origin, read);
+    }
+
+    /// Relays on what a worker writes that another master has started.
+    pub(super) fn follow_again(&mut self, id: WorkerId, name: &str, read: OwnedFd) {
+        match origin_of(name).filter(|_| never_wait(&read).is_ok()) {
+            Some(origin) => self.journal.follow(id.0, origin, read),
+            None => self.say(Level::Warning, format!("a worker brought {name}: no log pipe")),
+        }
     }
 
     pub(super) fn note_stored(&mut self, pipe: u64, name: String) {

@@ -4,14 +4,15 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::Signal;
 
+use super::diagnose::cannot_run;
 use super::journal::{Level, MessageId};
-use super::pin::{Invocation, cannot_run};
+use super::pin::Invocation;
 use super::{Daemon, Token};
-use crate::kinds::native::{Client, Start, Worker};
+use crate::kinds::native::{Client, Queue, Start, Worker};
 use crate::supervisor::{
     Action, Attention, ConnectionId, Event, Held, ListenerId, Past, Spawn, WorkerId,
 };
-use crate::wire::message::ToWorker;
+use crate::wire::message::{ToWorker, add_entry};
 
 /// Orders that may follow from one fact, and from the facts that they lead to. A good many more than
 /// a full table of connections that are all refused at once.
@@ -42,13 +43,13 @@ impl Daemon {
             }
             Action::Drain { worker, deadline, take_back, handback } => {
                 if take_back {
-                    let (connections, _) = self.read_back(worker, true);
+                    let (connections, _) = self.read_back(worker, Queue::OfLiving);
                     self.report(Event::TakenBack { worker, connections, pinged: false });
                 }
                 self.tell(worker, &ToWorker::Drain { deadline, handback });
             }
             Action::TakeBack { worker } => {
-                let (connections, had_ping) = self.read_back(worker, true);
+                let (connections, had_ping) = self.read_back(worker, Queue::OfLiving);
                 // One that came back is not one more.
                 let pinged = self.tell(worker, &ToWorker::Ping) && !had_ping;
                 self.report(Event::TakenBack { worker, connections, pinged });
@@ -97,14 +98,18 @@ impl Daemon {
         let plain = |error: std::io::Error| crate::config::why(&error);
         let directory = pinned.directory().map_err(plain)?;
         let identity = pinned.identity.clone();
+        let keeps_ledger = pinned.crash_ledger;
         let (board, words) = self.boards.seat(who.pool, seat).map_err(plain)?;
         words.clear(request_limit);
         let pool = self.editions.name(who.pool).to_owned();
         let program = std::path::PathBuf::from(command.get_program());
         let (output, read) = self.open_output(&pool, &who, &mut command)?;
+        let ledger = keeps_ledger.then(|| self.ledgers.open(who.worker));
+        let ledger = ledger.transpose().map_err(plain)?;
         let start = Start {
             who,
             pool: &pool,
+            ledger,
             seat,
             board,
             words,
@@ -115,7 +120,11 @@ impl Daemon {
             identity,
             output,
         };
-        let worker = Worker::start(start).map_err(|error| cannot_run(&program, &error))?;
+        let mut worker = Worker::start(start).map_err(|error| {
+            self.ledgers.forget(who.worker);
+            cannot_run(&program, &error)
+        })?;
+        worker.token = self.new_token();
         let watched = self
             .poller
             .add(&worker.channel, Token::Channel(who.worker).encode())
@@ -125,6 +134,7 @@ impl Daemon {
             // Its death could not be seen: it must not live.
             self.signal(who.worker, Signal::SIGKILL);
             self.workers.remove(&who.worker);
+            self.ledgers.forget(who.worker);
             return Err(format!("cannot be watched: {error}"));
         }
         let text = format!("{} started", self.describe(who.worker));
@@ -135,16 +145,28 @@ impl Daemon {
         Ok(())
     }
 
-    /// Passes a connection on. The master's copy is closed when the kernel has the descriptor.
+    /// Passes a connection on. The master's copy is closed when the kernel has the descriptor, unless
+    /// the worker keeps a ledger.
     pub(super) fn send(&mut self, worker: WorkerId, listener: ListenerId, client: Client) {
+        let reserved = self.ledgers.reserve(worker, &client);
+        if reserved.is_none() {
+            self.note_unkept(worker, &client);
+        }
+        let entry = reserved.map(|reserved| reserved.index);
         let sent = match (self.workers.get(&worker), self.listeners.get(listener)) {
             (Some(worker), Some(listener)) => {
                 let (socket, leftover) = (client.socket.as_fd(), client.leftover.as_ref());
                 let leftover = leftover.map(AsFd::as_fd);
-                match client.past {
-                    None => worker.channel.send(&listener.message, socket, None),
-                    past => {
-                        let message = ToWorker::Connection { listener: &listener.name, past };
+                match (client.past, entry) {
+                    (None, None) => worker.channel.send(&listener.message, socket, None),
+                    (None, Some(entry)) => {
+                        let mut message = listener.message.to_vec();
+                        add_entry(&mut message, entry);
+                        worker.channel.send(&message, socket, None)
+                    }
+                    (past, entry) => {
+                        let name = &listener.name;
+                        let message = ToWorker::Connection { listener: name, past, entry };
                         worker.channel.send(&message.encode(), socket, leftover)
                     }
                 }
@@ -152,10 +174,13 @@ impl Daemon {
             _ => Err(nix::errno::Errno::EPIPE.into()),
         };
         if let Err(error) = sent {
+            self.ledgers.give_up(worker, reserved);
             // EAGAIN, ETOOMANYREFS, no memory: all pass, and the client waits here meanwhile.
             let is_full = error.kind() == std::io::ErrorKind::WouldBlock;
             let held = self.hold(listener, client);
             self.report(Event::Returned { held, worker, is_full });
+        } else {
+            self.ledgers.keep(worker, reserved, listener, client, self.now);
         }
     }
 
@@ -176,6 +201,10 @@ impl Daemon {
         let answer = self.listeners.get(listener).and_then(|listener| listener.answer.clone());
         let Some(answer) = answer else { return };
         let Some(id) = self.lingering.answer(client, &answer, self.now) else { return };
+        self.watch_lingering(id);
+    }
+
+    pub(super) fn watch_lingering(&mut self, id: u64) {
         let watched = self
             .lingering
             .socket(id)
@@ -193,7 +222,7 @@ impl Daemon {
         self.lingering.close(id);
     }
 
-    fn tell(&mut self, id: WorkerId, message: &ToWorker<'_>) -> bool {
+    pub(super) fn tell(&mut self, id: WorkerId, message: &ToWorker<'_>) -> bool {
         let Some(worker) = self.workers.get(&id) else { return false };
         match worker.tell(message) {
             Ok(()) => true,
@@ -205,7 +234,7 @@ impl Daemon {
         }
     }
 
-    fn signal(&mut self, id: WorkerId, signal: Signal) {
+    pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
         if self.workers.get(&id).is_some_and(|worker| worker.is_reaped) {
             return;
         }

@@ -54,6 +54,8 @@ pub(crate) struct Pinned {
     pub(super) directory: Option<Directory>,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(crate) identity: Option<Identity>,
+    /// Its workers keep a crash ledger.
+    pub(crate) crash_ledger: bool,
     pub(crate) probe: Option<Probe>,
 }
 
@@ -122,8 +124,8 @@ impl Pinned {
         let words = pool.command.iter().skip(1).map(OsString::from);
         let arguments = words.map(|word| resolve_argument(word, base.as_deref())).collect();
         let identity = identity(pool)?;
-        let probe = pool.probe.clone();
-        Ok(Pinned { program, arguments, directory, environment, identity, probe })
+        let (crash_ledger, probe) = (pool.crash_ledger, pool.probe.clone());
+        Ok(Pinned { program, arguments, directory, environment, identity, crash_ledger, probe })
     }
 
     /// Whether workers started from this and from `other` would be the same.
@@ -136,6 +138,7 @@ impl Pinned {
             && self.arguments == other.arguments
             && self.environment == other.environment
             && self.identity == other.identity
+            && self.crash_ledger == other.crash_ledger
             && self.directory.as_ref().map(|it| it.place)
                 == other.directory.as_ref().map(|it| it.place)
     }
@@ -172,16 +175,6 @@ impl Pinned {
     pub(crate) fn directory(&self) -> io::Result<Option<OwnedFd>> {
         self.directory.as_ref().map(|directory| directory.handle.try_clone()).transpose()
     }
-}
-
-/// Why a program could not be executed.
-pub(crate) fn cannot_run(program: &Path, error: &io::Error) -> String {
-    let more = match error.raw_os_error() {
-        Some(libc::ENOEXEC) => ": it is for another kind of machine, or a script without a #! line",
-        Some(libc::ENOENT) if program.exists() => ": what is missing is its loader or interpreter",
-        _ => "",
-    };
-    format!("cannot run {}: {}{more}", program.display(), why(error))
 }
 
 impl Program {

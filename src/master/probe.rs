@@ -88,7 +88,10 @@ impl Daemon {
         let pinned = self.editions.get(edition, to.who.pool);
         let Some(probe) = pinned.and_then(|pinned| pinned.probe.clone()) else { return };
         match ask(probe, to, &listener.message, self.now) {
-            Ok(asked) => self.watch_probe(worker, asked),
+            Ok(asked) => {
+                self.ledgers.note_own(worker);
+                self.watch_probe(worker, asked);
+            }
             Err(error) => {
                 let result = Err(format!("could not be sent: {error}"));
                 self.report(Event::ProbeReturned { worker });

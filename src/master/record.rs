@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::Daemon;
 use super::diagnose::diagnose;
-use super::journal::{CAUSE, CUT, Entry, GIVEN_TO_OTHERS, HANDED_BACK, IN_HAND, Level, MessageId};
+use super::journal::{
+    ANSWERED, CAUSE, CUT, Entry, GIVEN_TO_OTHERS, HANDED_BACK, IN_HAND, Level, MessageId,
+};
 use super::journal::{OBJECT_PID, REDISPATCHED, RETRY_USEC, TOOK_USEC, WORKERS};
 use crate::supervisor::{Generation, PoolId, Reason, Record, Toll, Who, WorkerId};
 
@@ -145,13 +147,15 @@ impl Daemon {
                 let entry = entry.with(CAUSE, why);
                 retry.iter().fold(entry, |entry, wait| entry.with_time(RETRY_USEC, *wait))
             }
-            Record::Lost { who, why, cut, rescued } => {
+            Record::Lost { who, why, cut, answered, rescued } => {
                 let text = format!(
-                    "{} lost: {why}; connections cut: {cut}, given to others: {rescued}",
-                    self.who(who)
+                    "{} lost: {why}; connections cut: {cut}, given to others: {rescued}{}",
+                    self.who(who),
+                    answered_503(*answered)
                 );
                 let entry = self.about(who, Level::Warning, text).id(MessageId::Lost);
-                entry.with(CAUSE, why).with(CUT, cut).with(GIVEN_TO_OTHERS, rescued)
+                let entry = entry.with(CAUSE, why).with(CUT, cut).with(ANSWERED, answered);
+                entry.with(GIVEN_TO_OTHERS, rescued)
             }
             Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
             Record::Draining { who, reason } => {
@@ -160,15 +164,8 @@ impl Daemon {
                 let entry = self.about(who, Level::Info, text).id(MessageId::Draining);
                 entry.with(CAUSE, reason)
             }
-            Record::Overdue { who, in_hand } => {
-                let text = format!(
-                    "{} has not drained in time (connections in hand: {in_hand}); it is ended",
-                    self.who(who)
-                );
-                let entry = self.about(who, Level::Warning, text).id(MessageId::Overdue);
-                entry.with(IN_HAND, in_hand)
-            }
-            Record::Left { who, cut, handed_back } => self.left(who, *cut, *handed_back),
+            Record::Overdue { who, in_hand } => self.overdue(who, *in_hand),
+            Record::Left { .. } => self.left(record),
             Record::Resumed { .. }
             | Record::RolloutBegun { .. }
             | Record::RolloutDone { .. }
@@ -180,6 +177,15 @@ impl Daemon {
             | Record::Idle { .. }
             | Record::Stopping { .. } => self.entry_about_pools(record),
         }
+    }
+
+    fn overdue(&self, who: &Who, in_hand: u64) -> Entry {
+        let text = format!(
+            "{} has not drained in time (connections in hand: {in_hand}); it is ended",
+            self.who(who)
+        );
+        let entry = self.about(who, Level::Warning, text).id(MessageId::Overdue);
+        entry.with(IN_HAND, in_hand)
     }
 
     fn joined(&self, who: &Who) -> Entry {
@@ -205,17 +211,23 @@ impl Daemon {
         entry.with(CAUSE, cause).with(IN_HAND, in_hand).with_time(TOOK_USEC, since)
     }
 
-    fn left(&self, who: &Who, cut: u64, handed_back: u64) -> Entry {
+    fn left(&self, record: &Record) -> Entry {
+        let Record::Left { who, cut, answered, rescued, handed_back } = record else {
+            return self.entry(record);
+        };
         let mut text = format!("{} left", self.who(who));
-        if handed_back > 0 {
-            text += &format!("; connections handed back: {handed_back}");
+        for (count, what) in
+            [(handed_back, "handed back"), (cut, "cut"), (rescued, "given to others")]
+        {
+            if *count > 0 {
+                text += &format!("; connections {what}: {count}");
+            }
         }
-        if cut > 0 {
-            text += &format!("; connections cut: {cut}");
-        }
-        let level = if cut > 0 { Level::Warning } else { Level::Info };
+        text += &answered_503(*answered);
+        let level = if cut + answered > 0 { Level::Warning } else { Level::Info };
         let entry = self.about(who, level, text).id(MessageId::Left);
-        entry.with(CUT, cut).with(GIVEN_TO_OTHERS, handed_back)
+        let entry = entry.with(CUT, cut).with(ANSWERED, answered);
+        entry.with(GIVEN_TO_OTHERS, handed_back + rescued)
     }
 
     fn begun(&self, generation: Generation, pools: &[PoolId]) -> Entry {
@@ -280,6 +292,11 @@ impl Daemon {
             | Record::Left { .. } => self.entry(record),
         }
     }
+}
+
+/// Those who were told that their requests are lost, if there are any.
+fn answered_503(count: u64) -> String {
+    if count > 0 { format!(", answered 503: {count}") } else { String::new() }
 }
 
 fn in_words(reason: Reason) -> &'static str {

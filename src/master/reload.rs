@@ -141,10 +141,11 @@ impl Daemon {
 
     /// Hands a wish to the mind.
     pub(super) fn wish(&mut self, wish: Wish, prepared: Prepared) {
-        for warning in &prepared.warnings {
+        self.warnings = prepared.warnings;
+        self.warnings.extend(self.ledger_shortage(&wish.config));
+        for warning in &self.warnings {
             self.journal.say(Entry::new(Level::Warning, warning).id(MessageId::Warning));
         }
-        self.warnings = prepared.warnings;
         self.last_wish += 1;
         let id = WishId(self.last_wish);
         self.wishes.insert(id, wish);

@@ -73,6 +73,7 @@ impl Daemon {
             refused: pool.accounts.refused,
             cut: pool.accounts.cut,
             redispatched: pool.accounts.redispatched,
+            answered: pool.accounts.answered,
             handed_back: pool.accounts.handed_back,
             workers: pool.workers.iter().map(|worker| self.wire_worker(worker)).collect(),
         }

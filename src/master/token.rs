@@ -16,6 +16,9 @@ pub(crate) enum Token {
     Lingering(u64),
     /// Workers' output has ended.
     Journal,
+    /// A worker of a killed master may have come.
+    Door,
+    Guest(u64),
     /// The rehearsal of an upgrade is over.
     Rehearsal,
     /// A worker answers a probe.
@@ -37,6 +40,8 @@ impl Token {
             Token::Unsent(id) => (6, id),
             Token::Lingering(id) => (7, id),
             Token::Journal => (8, 0),
+            Token::Door => (11, 0),
+            Token::Guest(id) => (12, id),
             Token::Probe(id) => (9, id.0),
             Token::Rehearsal => (10, 0),
         };
@@ -57,6 +62,8 @@ impl Token {
             7 => Token::Lingering(id),
             8 => Token::Journal,
             9 => Token::Probe(WorkerId(id)),
+            11 => Token::Door,
+            12 => Token::Guest(id),
             _ => Token::Rehearsal,
         }
     }
@@ -78,6 +85,8 @@ mod tests {
             Token::Unsent(9),
             Token::Lingering(u64::from(u32::MAX)),
             Token::Journal,
+            Token::Door,
+            Token::Guest(7),
             Token::Rehearsal,
             Token::Probe(WorkerId(1 << 48)),
         ] {

@@ -11,28 +11,33 @@
 //! its outcome. Where none was under way, coming back to what is settled is one, like a boot: it
 //! ends with READY.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::action::{Action, Record};
+use super::action::{Action, Reason, Record};
 use super::event::Held;
+use super::roster::Worker;
 use super::{Board, Supervisor, WorkerId};
 
 /// How long an absent worker is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What there is to know of a worker that is back: [`super::Event::Joined`].
+pub(super) struct Back {
+    pub(super) worker: WorkerId,
+    pub(super) limit: u32,
+    pub(super) handback: bool,
+    pub(super) draining: bool,
+    pub(super) handed_back: u64,
+    pub(super) rescued: Vec<Held>,
+}
+
 impl Supervisor {
     /// A worker of a killed master is back. What it took, and what was in its queue, is accepted
     /// now as far as the accounts go.
-    pub(super) fn rejoin(
-        &mut self,
-        id: WorkerId,
-        limit: u32,
-        handback: bool,
-        handed_back: u64,
-        rescued: Vec<Held>,
-        board: &impl Board,
-    ) {
-        if !self.roster.join(id, limit) {
+    pub(super) fn rejoin(&mut self, back: Back, now: Instant, board: &impl Board) {
+        let Back { worker: id, limit, handback, draining, handed_back, rescued } = back;
+        let was_starting = self.roster.get(id).is_some_and(Worker::is_starting);
+        if !self.roster.join(id, limit, now) {
             return self.hold_homeless(rescued);
         }
         let Some(worker) = self.roster.get_mut(id) else { return };
@@ -45,9 +50,25 @@ impl Supervisor {
         let kept = worker.dispatched - handed_back;
         let accounts = &mut self.desks.entry(who.pool).or_default().accounts;
         accounts.accepted += kept + rescued.len() as u64;
+        if let Some(goal) = self.goal.pools.get_mut(&who.pool).filter(|_| was_starting) {
+            goal.note_ready(who.generation, who.slot);
+        }
         self.renew_candidates(who.pool);
         self.record(Record::Joined(who));
         self.hold(who.pool, rescued);
+        if draining {
+            self.note_draining(id, now);
+        }
+    }
+
+    /// A worker that is back drains, whatever was written down.
+    fn note_draining(&mut self, id: WorkerId, now: Instant) {
+        let Some(who) = self.roster.get(id).filter(|it| it.is_at_work()).map(|it| it.who) else {
+            return;
+        };
+        self.roster.drain(id, now);
+        self.renew_candidates(who.pool);
+        self.record(Record::Draining { who, reason: Reason::Replaced });
     }
 
     /// What came out of the queue of one that died before it came was accepted by the master before.

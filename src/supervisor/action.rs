@@ -220,8 +220,10 @@ pub enum Record {
         who: Who,
         /// How.
         why: String,
-        /// Connections that it had taken and not finished.
+        /// Connections that it had taken and not finished, and that nobody could save.
         cut: u64,
+        /// Clients who were told that their requests are lost.
+        answered: u64,
         /// Connections that go to others.
         rescued: u64,
     },
@@ -254,8 +256,12 @@ pub enum Record {
         who: Who,
         /// Connections that it gave back alive.
         handed_back: u64,
-        /// Connections that it had taken and not finished.
+        /// Connections that it had taken and not finished, and that nobody could save.
         cut: u64,
+        /// Clients who were told that their requests are lost.
+        answered: u64,
+        /// Connections that go to others.
+        rescued: u64,
     },
     /// After the master was killed, everything is as it was.
     Resumed {

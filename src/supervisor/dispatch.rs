@@ -53,14 +53,28 @@ pub struct Accounts {
     pub accepted: u64,
     /// Closed by a worker that is gone.
     pub finished: u64,
-    /// Came back untaken and were dispatched again. Not part of the sum.
+    /// Came back from a worker that died or stalled, and went to another. Not part of the sum.
     pub redispatched: u64,
     /// Given back alive by draining workers. Not part of the sum.
     pub handed_back: u64,
     /// Answered or closed by the master because nobody could take them.
     pub refused: u64,
-    /// In the hand of a worker when it died.
+    /// Of the refused: those whose worker died with their request, and who were told so.
+    pub answered: u64,
+    /// In the hand of a worker when it died, and not to be saved.
     pub cut: u64,
+}
+
+impl Accounts {
+    /// A worker is gone: so many of its connections were cut, had been closed by it, were answered for
+    /// it, and go to others.
+    pub(super) fn close(&mut self, cut: u64, finished: u64, answered: u64, saved: u64) {
+        self.cut += cut;
+        self.finished += finished;
+        self.refused += answered;
+        self.answered += answered;
+        self.redispatched += saved;
+    }
 }
 
 impl Supervisor {
@@ -105,6 +119,7 @@ impl Supervisor {
     pub fn note_dispatched(&mut self, worker: WorkerId, now: Instant) {
         if let Some(pool) = self.note_sent(worker, now) {
             self.desks.entry(pool).or_default().accounts.accepted += 1;
+            self.arrivals += 1;
         }
     }
 
@@ -119,6 +134,16 @@ impl Supervisor {
         }
         self.watch_progress(now);
         Some(pool)
+    }
+
+    /// The shell has answered a client whom nobody could take.
+    pub(super) fn note_refused(&mut self, listener: ListenerId) {
+        if let Some(door) = self.doors.get(&listener) {
+            let accounts = &mut self.desks.entry(door.pool).or_default().accounts;
+            accounts.accepted += 1;
+            accounts.refused += 1;
+            self.arrivals += 1;
+        }
     }
 
     fn with_room(

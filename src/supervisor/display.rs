@@ -88,6 +88,15 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Clients who were told, if there are any.
+struct Told(u64);
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 > 0 { write!(f, ", {} told", self.0) } else { Ok(()) }
+    }
+}
+
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -99,17 +108,23 @@ impl fmt::Display for Record {
                 write!(f, "{who} {why}; again in {:.1} s", wait.as_secs_f64())
             }
             Record::StartFailed { who, why, retry: None } => write!(f, "{who} {why}"),
-            Record::Lost { who, why, cut, rescued } => {
-                write!(f, "{who} lost: {why}; {cut} cut, {rescued} rescued")
+            Record::Lost { who, why, cut, answered, rescued } => {
+                write!(f, "{who} lost: {why}; {cut} cut, {rescued} rescued")?;
+                Told(*answered).fmt(f)
             }
             Record::Stalled { who, since, in_hand } => {
                 write!(f, "{who} stalled for {since:?}; {in_hand} in hand")
             }
             Record::Draining { who, reason } => write!(f, "{who} draining: {reason}"),
             Record::Overdue { who, in_hand } => write!(f, "{who} overdue; {in_hand} in hand"),
-            Record::Left { who, cut, handed_back: 0 } => write!(f, "{who} left; {cut} cut"),
-            Record::Left { who, cut, handed_back } => {
-                write!(f, "{who} left; {cut} cut, {handed_back} handed back")
+            Record::Left { who, cut, answered, rescued, handed_back } => {
+                write!(f, "{who} left; {cut} cut")?;
+                for (count, what) in [(handed_back, "handed back"), (rescued, "rescued")] {
+                    if *count > 0 {
+                        write!(f, ", {count} {what}")?;
+                    }
+                }
+                Told(*answered).fmt(f)
             }
             Record::RolloutBegun { generation, pools } => {
                 write!(f, "rollout of {generation} begun: {pools:?}")

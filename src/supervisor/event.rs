@@ -84,6 +84,8 @@ pub enum Event {
         limit: u32,
         /// It hands live connections back at a drain, and takes those of others.
         handback: bool,
+        /// It drains: the master was killed before it could write that down.
+        draining: bool,
         /// Of those that it has taken, the ones that it handed back and a master has received.
         handed_back: u64,
         /// What it had not received, oldest first.
@@ -143,14 +145,16 @@ pub enum Event {
         /// does not count.
         pinged: bool,
     },
-    /// A worker's process is gone. Its channel was read to the end first.
+    /// A worker's process is gone. Its channel was read to the end first, then its ledger.
     Exited {
         /// The worker.
         worker: WorkerId,
         /// How: `exited with status 1`, `was killed by SIGSEGV`.
         how: String,
-        /// What it had not received, oldest first.
+        /// What it had not received, oldest first; then what it had in hand and others can go on with.
         rescued: Vec<Held>,
+        /// Clients whose requests were under way, and who were told so.
+        answered: u64,
     },
     /// A connection could not be sent, though it was ordered ([`super::Action::Dispatch`]) or noted
     /// ([`super::Supervisor::note_dispatched`]).

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::goal::{Course, Plan, QUICK, Verdict};
 use super::roster::{Phase, Worker};
-use super::{Action, Board, Held, PoolId, Record, Supervisor, WorkerId};
+use super::{Action, Board, Held, Life, Past, PoolId, Record, Supervisor, WorkerId};
 
 impl Supervisor {
     /// A worker did not get ready: the slot is tried again, or the pool gives up, or a rollout
@@ -98,6 +98,7 @@ impl Supervisor {
         id: WorkerId,
         how: &str,
         rescued: Vec<Held>,
+        answered: u64,
         now: Instant,
         board: &impl Board,
     ) {
@@ -113,8 +114,15 @@ impl Supervisor {
         let hand = worker.hand(board.counts(who.pool, worker.seat));
         // Nobody is cut when a probe is: it was ours, and is over.
         let probes = u64::from(worker.has_probe).min(hand.in_hand);
-        let (cut, finished) = (hand.in_hand - probes, hand.finished + probes);
+        // What the shell found in the ledger is bounded by what the worker was sent, too.
+        let answered = answered.min(hand.in_hand - probes);
+        let (cut, finished) = (hand.in_hand - probes - answered, hand.finished + probes);
+        // At the end of the service there are no others.
+        let have_others = self.life != Life::Stopping;
+        let given = if have_others { count } else { 0 };
         match worker.phase() {
+            // That no master was there is nobody's fault.
+            Phase::Starting { .. } if worker.is_absent() => {}
             Phase::Starting { .. } => {
                 self.fail_start(id, format!("{how} before it was ready"), now)
             }
@@ -122,7 +130,8 @@ impl Supervisor {
                 self.fail_start(id, format!("{how} while it was probed"), now);
             }
             Phase::Serving { .. } => {
-                self.record(Record::Lost { who, why: how.to_owned(), cut, rescued: count });
+                let why = how.to_owned();
+                self.record(Record::Lost { who, why, cut, answered, rescued: given });
                 self.roster.bury(id);
                 // Its end while no master was there is nobody's fault.
                 if !worker.is_absent() {
@@ -130,14 +139,17 @@ impl Supervisor {
                 }
             }
             Phase::Draining { .. } | Phase::Terminated { .. } | Phase::Killed => {
-                self.record(Record::Left { who, cut, handed_back: worker.handed_back });
+                let handed_back = worker.handed_back;
+                self.record(Record::Left { who, cut, answered, rescued: given, handed_back });
             }
         }
         self.roster.bury(id);
-        self.charge_gone(&worker, cut);
-        let accounts = &mut self.desks.entry(who.pool).or_default().accounts;
-        accounts.cut += cut;
-        accounts.finished += finished;
+        // Those it had never received count when they are sent again.
+        let had_taken = rescued.iter().filter(|held| have_others && held.past != Past::New);
+        let saved = had_taken.count() as u64;
+        self.charge_gone(&worker, cut, saved);
+        let desk = self.desks.entry(who.pool).or_default();
+        desk.accounts.close(cut, finished, answered, saved);
         self.renew_candidates(who.pool);
         self.hold(who.pool, rescued);
     }

@@ -204,6 +204,12 @@ impl Supervisor {
         self.actions.push_back(Action::Refuse { listener, connection });
     }
 
+    /// Whether connections of this pool wait in the shell's hand.
+    #[must_use]
+    pub fn holds(&self, pool: PoolId) -> bool {
+        self.held(pool) > 0
+    }
+
     pub(super) fn held(&self, pool: PoolId) -> u64 {
         self.desks.get(&pool).map_or(0, |desk| desk.held.len() as u64)
     }

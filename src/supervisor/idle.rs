@@ -47,7 +47,7 @@ impl Supervisor {
     pub(super) fn watch_idle(&mut self, now: Instant) {
         let Some(after) = self.idle_exit else { return };
         if self.was_ready && self.idle.is_none() {
-            let accepted = self.accepted();
+            let accepted = self.arrivals;
             self.idle = Some(Idle { after, since: now, look_at: now + after / 8, accepted });
         }
     }
@@ -62,7 +62,7 @@ impl Supervisor {
         if self.idle_deadline().is_none_or(|at| at > now) {
             return;
         }
-        let accepted = self.accepted();
+        let accepted = self.arrivals;
         let is_used = self.is_used(board) || !self.may_end();
         let Some(idle) = &mut self.idle else { return };
         if is_used || idle.accepted != accepted {
@@ -74,10 +74,6 @@ impl Supervisor {
             let quiet = now.saturating_duration_since(idle.since);
             self.end_with(Record::Idle { quiet });
         }
-    }
-
-    fn accepted(&self) -> u64 {
-        self.desks.values().map(|desk| desk.accounts.accepted).sum()
     }
 
     fn is_used(&self, board: &impl Board) -> bool {

@@ -15,7 +15,8 @@
 //! turn: that costs nothing when nothing is due.
 //!
 //! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `seats`, `reconcile`, `rollout`,
-//! `canary`, `failure`, `toll`, `dispatch`, `doors`, `held`, `stall`, `idle`, `snapshot`, `restore`,
+//! `canary`, `failure`, `toll`, `dispatch`, `doors`, `held`, `stall`, `idle`, `times`, `snapshot`,
+//! `restore`,
 //! `absence`.
 
 mod absence;
@@ -41,6 +42,7 @@ mod stall;
 mod status;
 #[cfg(test)]
 mod tests;
+mod times;
 mod toll;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -60,6 +62,7 @@ pub use snapshot::Snapshot;
 pub use status::{PhaseName, PoolProgress, PoolStatus, Progress, Status, WorkerStatus};
 pub use toll::Toll;
 
+use absence::Back;
 use chance::Chance;
 use dispatch::Desk;
 use doors::Door;
@@ -126,6 +129,8 @@ pub struct Supervisor {
     /// The service ends when nobody has used it for so long.
     idle_exit: Option<Duration>,
     idle: Option<idle::Idle>,
+    /// Clients that ever came. Pools that go take their accounts with them, and not this.
+    arrivals: u64,
     /// A reload has failed since the last good one: what runs may not be what would start.
     is_in_doubt: bool,
     /// How many generations may drain at once.
@@ -157,6 +162,7 @@ impl Supervisor {
             was_ready: false,
             idle_exit: None,
             idle: None,
+            arrivals: 0,
             is_in_doubt: false,
             generations,
             chance: Chance::new(seed),
@@ -187,8 +193,9 @@ impl Supervisor {
             Event::Ready { worker, limit, handback } => {
                 self.receive_ready(worker, limit, handback, now);
             }
-            Event::Joined { worker, limit, handback, handed_back, rescued } => {
-                self.rejoin(worker, limit, handback, handed_back, rescued, board);
+            Event::Joined { worker, limit, handback, draining, handed_back, rescued } => {
+                let back = Back { worker, limit, handback, draining, handed_back, rescued };
+                self.rejoin(back, now, board);
             }
             Event::Probed { worker, result, is_left } => {
                 self.judge_probe(worker, result, is_left, now);
@@ -196,8 +203,8 @@ impl Supervisor {
             Event::ProbeReturned { worker } => self.unsend_probe(worker),
             Event::RetireRequested { worker } => self.note_due(worker, now),
             Event::Drained { worker } => self.roster.note_drained(worker, now),
-            Event::Exited { worker, how, rescued } => {
-                self.bury(worker, &how, rescued, now, board);
+            Event::Exited { worker, how, rescued, answered } => {
+                self.bury(worker, &how, rescued, answered, now, board);
             }
             // Facts about connections are frequent; they dispatch and nothing else.
             Event::Room { worker } => return self.note_room(worker, now, board),
@@ -374,14 +381,6 @@ impl Supervisor {
         self.watch_progress(now);
         self.resume(pool, now, board);
         self.refresh_deadline();
-    }
-
-    fn note_refused(&mut self, listener: ListenerId) {
-        if let Some(door) = self.doors.get(&listener) {
-            let accounts = &mut self.desks.entry(door.pool).or_default().accounts;
-            accounts.accepted += 1;
-            accounts.refused += 1;
-        }
     }
 
     fn record(&mut self, record: Record) {

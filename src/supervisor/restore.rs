@@ -13,9 +13,10 @@ use super::goal::{Course, Goal, Next, Plan, PoolGoal, Rollout, Tally, Trouble};
 use super::idle::Idle;
 use super::roster::{Phase, Roster, Stuck, Worker};
 use super::snapshot::{
-    Books, Entrance, Failures, Hired, Planned, Pool, Rest, Rolling, Snapshot, Stage, Times,
-    Troubled, Waiting,
+    Books, Entrance, Failures, Hired, Planned, Pool, Rest, Rolling, Snapshot, Stage, Troubled,
+    Waiting,
 };
+use super::times::Times;
 use super::{Generation, Life, PoolId, Supervisor, WorkerId};
 
 /// How a mind goes on.
@@ -28,10 +29,25 @@ pub enum How {
     Orphaned {
         /// The time.
         now: Instant,
-        /// Workers that live and will come; of these, those that were ready. All others are
+        /// Workers that live and may come; of these, those that are wanted. All others are
         /// forgotten.
         awaited: BTreeSet<WorkerId>,
     },
+}
+
+impl Snapshot {
+    /// Workers that are not wanted back: they had been killed already, or nothing was known of them.
+    pub fn unwanted(&self) -> impl Iterator<Item = WorkerId> {
+        let unwanted = self.workers.iter().filter(|worker| !self.may_come(worker));
+        unwanted.map(|worker| worker.who.worker)
+    }
+
+    /// Whether it may have served when the master was killed. One that was starting may have become
+    /// ready after that was written, unless a probe came before that.
+    fn may_come(&self, worker: &Hired) -> bool {
+        let is_probed = || self.plans.get(worker.plan).is_none_or(|plan| plan.policy.probe);
+        worker.phase.is_ready() || (matches!(worker.phase, Stage::Starting(_)) && !is_probed())
+    }
 }
 
 impl Supervisor {
@@ -43,7 +59,9 @@ impl Supervisor {
         let How::Orphaned { now, awaited } = how else {
             return Supervisor::from_snapshot(snapshot, taken);
         };
-        snapshot.workers.retain(|it| it.phase.is_ready() && awaited.contains(&it.who.worker));
+        let unwanted: BTreeSet<WorkerId> = snapshot.unwanted().collect();
+        let is_awaited = |id: &WorkerId| awaited.contains(id) && !unwanted.contains(id);
+        snapshot.workers.retain(|it| is_awaited(&it.who.worker));
         for worker in &mut snapshot.workers {
             (worker.dispatched, worker.handed_back, worker.messages) = (0, 0, 0);
             worker.stuck = None;
@@ -99,7 +117,7 @@ impl Supervisor {
         let Snapshot { last_worker, turns, is_stopping, listeners, doors, desks, .. } = snapshot;
         let Snapshot { editions, was_ready, idle_exit, idle, is_in_doubt, generations, .. } =
             snapshot;
-        let Snapshot { seed, progress_check, bills, .. } = snapshot;
+        let Snapshot { seed, progress_check, bills, arrivals, .. } = snapshot;
         let plans: Vec<Arc<Plan>> = plans
             .into_iter()
             .map(|Planned { generation, edition, policy }| {
@@ -129,6 +147,7 @@ impl Supervisor {
             desks: desks.into_iter().map(|(id, books)| (id, desk_of(books, times))).collect(),
             editions,
             bills,
+            arrivals,
             was_ready,
             idle_exit,
             idle,

@@ -296,11 +296,15 @@ impl Roster {
     }
 
     /// It is back. Whether it was away.
-    pub(super) fn join(&mut self, id: WorkerId, limit: u32) -> bool {
+    pub(super) fn join(&mut self, id: WorkerId, limit: u32, now: Instant) -> bool {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_absent()) else {
             return false;
         };
         worker.absent = None;
+        if worker.is_starting() {
+            // It was ready before the master was killed.
+            worker.phase = Phase::Serving { since: now };
+        }
         worker.limit = limit_of(&worker.plan, limit);
         true
     }

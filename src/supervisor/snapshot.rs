@@ -22,11 +22,9 @@ use super::event::Held;
 use super::goal::{Course, Goal, Next, Plan, PoolGoal, Rollout, Tally, Trouble};
 use super::idle::Idle;
 use super::roster::{Phase, Stuck, Worker};
+use super::times::{Micros, Times};
 use super::toll::Bill;
 use super::{Edition, Generation, ListenerId, Policy, PoolId, Seat, Slot, Supervisor, WishId};
-
-/// µs from the moment of the snapshot on; what was before it is negative.
-pub(super) type Micros = i64;
 
 /// A mind as plain data.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -46,6 +44,7 @@ pub struct Snapshot {
     pub(super) desks: BTreeMap<PoolId, Books>,
     pub(super) editions: BTreeSet<Edition>,
     pub(super) bills: BTreeMap<Generation, Bill>,
+    pub(super) arrivals: u64,
     pub(super) was_ready: bool,
     pub(super) idle_exit: Option<Duration>,
     pub(super) idle: Option<Rest>,
@@ -170,28 +169,6 @@ pub(super) struct Rest {
     pub(super) accepted: u64,
 }
 
-/// Moments as distances, and back.
-#[derive(Clone, Copy)]
-pub(super) struct Times(pub(super) Instant);
-
-impl Times {
-    fn from(self, at: Instant) -> Micros {
-        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        match at.checked_duration_since(self.0) {
-            Some(after) => micros(after),
-            None => -micros(self.0.saturating_duration_since(at)),
-        }
-    }
-
-    /// What no clock can express is now.
-    pub(super) fn to(self, at: Micros) -> Instant {
-        let distance = Duration::from_micros(at.unsigned_abs());
-        let there =
-            if at < 0 { self.0.checked_sub(distance) } else { self.0.checked_add(distance) };
-        there.unwrap_or(self.0)
-    }
-}
-
 /// The table of plans, as it grows.
 #[derive(Default)]
 struct Table {
@@ -220,7 +197,7 @@ impl Snapshot {
         self.is_stopping
     }
 
-    /// Every worker that was there, its seat, and whether it was ready and not yet killed.
+    /// Every worker that was there, its seat, and whether it was ready.
     pub fn workers(&self) -> impl Iterator<Item = (Who, Seat, bool)> {
         self.workers.iter().map(|worker| (worker.who, worker.seat, worker.phase.is_ready()))
     }
@@ -261,6 +238,7 @@ impl Supervisor {
             desks,
             editions,
             bills,
+            arrivals,
             was_ready,
             idle_exit,
             idle,
@@ -297,13 +275,10 @@ impl Supervisor {
             desks: desks.iter().map(|(&id, desk)| (id, books(desk, times))).collect(),
             editions: editions.clone(),
             bills: bills.clone(),
+            arrivals: *arrivals,
             was_ready: *was_ready,
             idle_exit: *idle_exit,
-            idle: idle.as_ref().map(|Idle { after: _, since, look_at, accepted }| Rest {
-                since: times.from(*since),
-                look_at: times.from(*look_at),
-                accepted: *accepted,
-            }),
+            idle: idle.as_ref().map(|idle| rest(idle, times)),
             is_in_doubt: *is_in_doubt,
             generations: *generations,
             seed: chance.seed(),
@@ -345,6 +320,11 @@ fn rolling(rollout: &Rollout, times: Times) -> Rolling {
         course: course.clone(),
         untried: untried.clone(),
     }
+}
+
+fn rest(idle: &Idle, times: Times) -> Rest {
+    let Idle { after: _, since, look_at, accepted } = idle;
+    Rest { since: times.from(*since), look_at: times.from(*look_at), accepted: *accepted }
 }
 
 fn waiting(Next { wishes, pools }: &Next) -> Waiting {

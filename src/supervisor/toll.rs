@@ -92,10 +92,11 @@ impl Supervisor {
     }
 
     /// The worker is gone.
-    pub(super) fn charge_gone(&mut self, worker: &Worker, cut: u64) {
+    pub(super) fn charge_gone(&mut self, worker: &Worker, cut: u64, saved: u64) {
         let bill = worker.retired_by.and_then(|generation| self.bills.get_mut(&generation));
         if let Some(bill) = bill {
             bill.toll.cut += cut;
+            bill.toll.redispatched += saved;
             bill.leaving = bill.leaving.saturating_sub(1);
         }
     }

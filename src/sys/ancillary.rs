@@ -1,4 +1,4 @@
-//! A message with at most two descriptors, over a SOCK_SEQPACKET socket.
+//! A message with at most three descriptors, over a SOCK_SEQPACKET socket.
 //!
 //! Receiving is written by hand: nix's `cmsgs()` refuses a truncated control message and leaks the
 //! descriptors that did arrive, and sendfd neither sets close-on-exec nor reports truncation. Here
@@ -24,8 +24,10 @@ pub enum Received {
         len: usize,
         /// The first descriptor that came along.
         descriptor: Option<OwnedFd>,
-        /// The second one. Any further ones are closed.
+        /// The second one.
         second: Option<OwnedFd>,
+        /// The third one. Any further ones are closed.
+        third: Option<OwnedFd>,
         /// The kernel swallowed descriptors because this process' table is full.
         swallowed: bool,
     },
@@ -83,12 +85,12 @@ fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Receive
         return Err(io::Error::last_os_error());
     }
     let mut descriptors = adopt(&header).into_iter();
-    let (descriptor, second) = (descriptors.next(), descriptors.next());
+    let (descriptor, second, third) = (descriptors.next(), descriptors.next(), descriptors.next());
     let swallowed = header.msg_flags & libc::MSG_CTRUNC != 0;
     if count == 0 && descriptor.is_none() && !swallowed {
         return Ok(Received::Closed);
     }
-    Ok(Received::Message { len: count as usize, descriptor, second, swallowed })
+    Ok(Received::Message { len: count as usize, descriptor, second, third, swallowed })
 }
 
 /// Takes ownership of every descriptor in the control area, so that none can leak.
@@ -143,11 +145,26 @@ pub fn send_with(
     descriptor: BorrowedFd<'_>,
     second: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
+    send_all(socket, message, &numbers(descriptor, second))
+}
+
+/// Sends one message with copies of three descriptors, without blocking and without SIGPIPE.
+///
+/// # Errors
+/// As [`send_with`].
+pub fn send_three(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    descriptors: [BorrowedFd<'_>; 3],
+) -> io::Result<()> {
+    send_all(socket, message, &descriptors.map(|it| it.as_raw_fd()))
+}
+
+fn send_all(socket: BorrowedFd<'_>, message: &[u8], numbers: &[i32]) -> io::Result<()> {
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let slices = [io::IoSlice::new(message)];
-    let numbers = numbers(descriptor, second);
-    let control = [ControlMessage::ScmRights(&numbers)];
+    let control = [ControlMessage::ScmRights(numbers)];
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &slices, &control, flags, None) {
             Ok(_) => return Ok(()),
@@ -320,7 +337,7 @@ mod tests {
         sender.send(b"x", gift.as_fd(), None).unwrap();
         let mut buffer = [0; 16];
         match receive(b.as_fd(), &mut buffer).unwrap() {
-            Received::Message { len: 1, descriptor: Some(fd), second: None, swallowed: false } => {
+            Received::Message { len: 1, descriptor: Some(fd), second: None, .. } => {
                 let flags = FdFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFD).unwrap());
                 assert!(flags.contains(FdFlag::FD_CLOEXEC));
             }
@@ -332,15 +349,18 @@ mod tests {
 
     #[cfg(feature = "daemon")]
     #[test]
-    fn two_descriptors_arrive_in_order_and_further_ones_are_closed() {
+    fn descriptors_arrive_in_order_and_a_fourth_is_closed() {
         let (a, b) = pair();
-        let (one, two) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let (three, left) = nix::unistd::pipe().unwrap();
-        two.set_len(2).unwrap();
+        let [one, two, three] = [0, 1, 2].map(|size| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(size).unwrap();
+            file
+        });
+        let (four, left) = nix::unistd::pipe().unwrap();
+        let size = |fd: OwnedFd| std::fs::File::from(fd).metadata().unwrap().len();
         let both = |received: Received| match received {
             Received::Message { descriptor: Some(first), second: Some(second), .. } => {
-                let size = |fd: OwnedFd| std::fs::File::from(fd).metadata().unwrap().len();
-                assert_eq!((size(first), size(second)), (0, 2));
+                assert_eq!((size(first), size(second)), (0, 1));
             }
             other @ (Received::Message { .. } | Received::Empty | Received::Closed) => {
                 panic!("{other:?}")
@@ -352,13 +372,22 @@ mod tests {
         let sender = Sender::new(a.try_clone().unwrap()).unwrap();
         sender.send(b"x", one.as_fd(), Some(two.as_fd())).unwrap();
         both(receive(b.as_fd(), &mut buffer).unwrap());
-        // Three, of which nobody asked for the last.
-        let numbers = [one.as_raw_fd(), two.as_raw_fd(), left.as_raw_fd()];
+        send_three(a.as_fd(), b"x", [one.as_fd(), two.as_fd(), three.as_fd()]).unwrap();
+        match receive(b.as_fd(), &mut buffer).unwrap() {
+            Received::Message { second: Some(second), third: Some(third), .. } => {
+                assert_eq!((size(second), size(third)), (1, 2));
+            }
+            other @ (Received::Message { .. } | Received::Empty | Received::Closed) => {
+                panic!("{other:?}")
+            }
+        }
+        // Four, of which nobody asked for the last.
+        let numbers = [one.as_raw_fd(), two.as_raw_fd(), three.as_raw_fd(), left.as_raw_fd()];
         sendfd::SendWithFd::send_with_fd(&sender.0, b"x", &numbers).unwrap();
         drop(left);
         both(receive(b.as_fd(), &mut buffer).unwrap());
         assert_eq!(
-            std::io::read_to_string(std::fs::File::from(three)).unwrap(),
+            std::io::read_to_string(std::fs::File::from(four)).unwrap(),
             "",
             "nobody holds its other end"
         );

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use nix::sys::socket::sockopt::{AcceptConn, Ipv6V6Only, ReuseAddr, SockType as TypeOf};
+use nix::sys::socket::sockopt::{
+    AcceptConn, Ipv6V6Only, PeerCredentials, ReuseAddr, SockType as TypeOf,
+};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
     SockaddrStorage, UnixAddr, bind, connect, getpeername, getsockname, getsockopt, listen,
@@ -85,7 +87,21 @@ pub fn is_listening(path: &Path) -> bool {
     let Ok(socket) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
         return true;
     };
-    connect(socket.as_raw_fd(), &address) != Err(nix::errno::Errno::ECONNREFUSED)
+    match connect(socket.as_raw_fd(), &address) {
+        Err(error) => error != nix::errno::Errno::ECONNREFUSED,
+        // A process that was killed while it started another: that one has a copy for a moment.
+        Ok(()) => getsockopt(&socket, PeerCredentials).map_or(true, |peer| !is_gone(peer.pid())),
+    }
+}
+
+/// Whether a process has ended.
+fn is_gone(pid: i32) -> bool {
+    use super::process::pidfd_of;
+    use super::socket::is_readable;
+    match pidfd_of(pid.unsigned_abs()) {
+        Ok(pidfd) => is_readable(pidfd.as_fd()).unwrap_or(false),
+        Err(error) => error.raw_os_error() == Some(libc::ESRCH),
+    }
 }
 
 /// Listens on a name without a file.
@@ -126,6 +142,45 @@ pub fn check_listening(socket: &OwnedFd) -> io::Result<()> {
     }
     if !getsockopt(socket, AcceptConn)? {
         return wrong("is one client's connection, not a listening socket; set Accept=no");
+    }
+    set_nonblocking(socket.as_fd())
+}
+
+/// Listens for packets (SOCK_SEQPACKET) on a path, which appears with its mode, and when everything
+/// is ready: who finds it can connect. What is there is replaced.
+///
+/// # Errors
+/// As [`listen_tcp`], and those of renaming.
+pub fn listen_packets(path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut draft = path.as_os_str().to_owned();
+    draft.push("~");
+    let draft = PathBuf::from(draft);
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    bind(listener.as_raw_fd(), &UnixAddr::new(&draft)?)?;
+    listen(&listener, Backlog::MAXALLOWABLE)?;
+    std::fs::set_permissions(&draft, PermissionsExt::from_mode(mode))?;
+    std::fs::rename(&draft, path)?;
+    Ok(listener)
+}
+
+/// Checks that an inherited socket listens for packets, and makes it non-blocking.
+///
+/// # Errors
+/// `InvalidInput` with what it is instead; else those of the system calls.
+pub fn check_packets(socket: &OwnedFd) -> io::Result<()> {
+    let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match getsockopt(socket, TypeOf) {
+        Ok(SockType::SeqPacket) => {}
+        Ok(_) | Err(_) => return wrong("is no packet socket"),
+    }
+    if !getsockopt(socket, AcceptConn)? {
+        return wrong("does not listen; set Accept=no");
     }
     set_nonblocking(socket.as_fd())
 }

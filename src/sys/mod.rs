@@ -23,3 +23,5 @@ pub mod poller;
 pub mod process;
 pub mod shared;
 pub mod socket;
+#[cfg(feature = "daemon")]
+pub mod tcp;

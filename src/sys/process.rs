@@ -255,6 +255,14 @@ impl AsFd for Process {
     }
 }
 
+/// A handle of the process that has this number now: readable when it has ended.
+///
+/// # Errors
+/// Those of `pidfd_open(2)`: there is none.
+pub fn pidfd_of(id: u32) -> io::Result<OwnedFd> {
+    open_pidfd(Pid::from_raw(i32::try_from(id).map_err(io::Error::other)?))
+}
+
 /// nix has no `pidfd_open`; the standard library's is unstable. Close-on-exec by default.
 fn open_pidfd(id: Pid) -> io::Result<OwnedFd> {
     // SAFETY: plain numbers.

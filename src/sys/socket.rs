@@ -3,14 +3,15 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockType, SockaddrLike, SockaddrStorage, getsockname,
-    getsockopt, recv, shutdown, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr,
+    connect, getsockname, getsockopt, recv, shutdown, socket, sockopt,
 };
 
 /// The stream sockets that a client can come by.
@@ -38,6 +39,15 @@ pub fn family_of(socket: BorrowedFd<'_>) -> io::Result<Family> {
     }
 }
 
+/// Whether it is a connected Unix socket for packets (SOCK_SEQPACKET), as the ends of a channel are.
+#[cfg(feature = "daemon")]
+#[must_use]
+pub fn is_channel(socket: BorrowedFd<'_>) -> bool {
+    let kind = getsockopt(&socket, sockopt::SockType);
+    let listens = getsockopt(&socket, sockopt::AcceptConn);
+    kind == Ok(SockType::SeqPacket) && listens == Ok(false)
+}
+
 /// What a read would find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peeked {
@@ -61,6 +71,16 @@ pub fn peek(socket: BorrowedFd<'_>) -> io::Result<Peeked> {
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Peeked::Nothing),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Waits until a read would find something, bytes or the end, exactly as the read would wait: as
+/// long as the socket's own bound says, or not at all if it does not block.
+///
+/// # Errors
+/// Those of `recv(2)`.
+pub fn await_bytes(socket: BorrowedFd<'_>) -> io::Result<()> {
+    recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?;
+    Ok(())
 }
 
 /// A socket that is shut down when it is closed, so that the client sees its end even if another
@@ -103,6 +123,31 @@ impl<T: AsFd> Drop for Open<T> {
             // It fails when the client has ended it already.
             let _ = shutdown(self.socket.as_fd().as_raw_fd(), Shutdown::Both);
         }
+    }
+}
+
+/// Connects to a SOCK_SEQPACKET socket, non-blocking and close-on-exec.
+///
+/// # Errors
+/// Those of `socket(2)` and `connect(2)`: `NotFound` and `ConnectionRefused` when nobody listens,
+/// `WouldBlock` when too many wait there.
+pub fn connect_packets(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket)
+}
+
+/// Whether `source` can be read, or is at its end.
+///
+/// # Errors
+/// Those of `poll(2)`.
+pub fn is_readable(source: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = [PollFd::new(source, PollFlags::POLLIN)];
+    match poll(&mut polled, PollTimeout::ZERO) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -22,6 +22,14 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
+/// A duplicate of either end, as an [`End`].
+///
+/// # Errors
+/// When this process has no descriptors left.
+pub fn duplicate(end: &impl AsFd) -> io::Result<End> {
+    Ok(End(end.as_fd().try_clone_to_owned()?))
+}
+
 /// An end of a channel that reads messages and sends plain ones. Never blocks.
 #[derive(Debug)]
 pub struct End(OwnedFd);

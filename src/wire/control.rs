@@ -236,10 +236,12 @@ pub struct Pool {
     pub held: u64,
     /// Answered or closed by the master because nobody could take them.
     pub refused: u64,
-    /// In the hand of a worker when it died.
+    /// In the hand of a worker when it died, and not to be saved.
     pub cut: u64,
-    /// Came back untaken and were dispatched again.
+    /// Came back from a worker that died or stalled, and went to another. Not part of the sum.
     pub redispatched: u64,
+    /// Of the refused: those whose worker died with their request, and who were answered 503.
+    pub answered: u64,
     /// Given back alive by draining workers, for others. Not part of the sum.
     #[serde(default)]
     pub handed_back: u64,

@@ -15,17 +15,19 @@
 //!
 //! | type | name | direction | fields | descriptor |
 //! |---|---|---|---|---|
-//! | 1 | READY | worker → master | limit, stride, board, handback | |
-//! | 2 | CONNECTION | master → worker | listener; of a connection that was handed back: idle since, requests, leftover | the client's socket; the leftover |
+//! | 1 | READY | worker → master; in answer to WELCOME: on the adoption socket | limit, stride, board, handback, adoption, ledger, draining | |
+//! | 2 | CONNECTION | master → worker | listener, entry; of a connection that was handed back: idle since, requests, leftover | the client's socket; the leftover |
 //! | 3 | ROOM | worker → master | | |
 //! | 4 | DRAIN | master → worker | deadline, handback | |
 //! | 5 | DRAINED | worker → master | | |
 //! | 6 | PING | master → worker | | |
 //! | 7 | RETIRE | worker → master | | |
-//! | 8 | HANDBACK | worker → master | listener, idle since, requests, leftover | the client's socket; the leftover |
-//! | 9 | HELLO | worker → master | kept for adoption | |
-//! | 10 | WELCOME | master → worker | kept for adoption | |
-//! | 11 | BYE | master → worker | kept for adoption | |
+//! | 8 | HANDBACK | worker → master | listener, idle since, requests, leftover, entry | the client's socket; the leftover |
+//! | 9 | HELLO | worker → master, on the adoption socket | token, kept | the worker's end of the channel; the master's end; the scoreboard |
+//! | 10 | WELCOME | master → worker | path, token, orphan timeout, answer | a pidfd of the master; the master's end of the channel |
+//! | 11 | BYE | master → worker | | |
+//! | 12 | KEEP | both ways | key | what is kept |
+//! | 13 | FORGET | master → worker | key | |
 //!
 //! | tag | field | value |
 //! |---|---|---|
@@ -37,6 +39,16 @@
 //! | 7 | idle since | u64: microseconds of CLOCK_MONOTONIC, when the last answer was finished, or the connection was taken |
 //! | 8 | requests | u64: requests so far, in all workers |
 //! | 9 | leftover | u32: bytes that a worker has read and not used; absent or 0: none |
+//! | 10 | adoption | u8, 1 or absent. In READY: this worker outlives its master |
+//! | 11 | path | of the adoption socket, UTF-8 |
+//! | 12 | token | 16 bytes |
+//! | 13 | orphan timeout | u64: milliseconds |
+//! | 14 | answer | u8, 1 or absent. In WELCOME: say READY again |
+//! | 15 | entry | u32: the connection's entry in this worker's ledger (`wire/ledger.rs`); absent: it has none |
+//! | 16 | ledger | u8, 1 or absent: this worker keeps its ledger |
+//! | 17 | draining | u8, 1 or absent. In READY: this worker drains already |
+//! | 18 | kept | u32: how many KEEPs follow the HELLO |
+//! | 19 | key | the name of what is kept, UTF-8 |
 //!
 //! The *leftover* comes before all that is still in the socket. It travels in a second descriptor, a
 //! sealed memfd (`sys/leftover.rs`) of exactly the length in the field, [`LEFTOVER_MAX`] at most. A
@@ -46,18 +58,21 @@
 //!
 //! A worker hands back only when DRAIN had `handback`: to a master that does not know the message,
 //! or has nobody to give the connection to, it would be lost.
+//!
+//! WELCOME, KEEP and FORGET go only to a worker whose READY had `adoption`, and BYE only to one that
+//! was welcomed. A worker does not count these four as progress. BYE on the channel answers DRAINED:
+//! everything that the worker said has been read. BYE on the adoption socket says that the worker is
+//! not wanted. How it all goes together: `worker/keeper.rs`.
 
 use std::time::Duration;
 
-use super::VERSION;
+pub use super::fields::Malformed;
+use super::fields::{exact, field, flag, header, is_set, number, split, text, word};
+pub use super::past::{LEFTOVER_MAX, Past, add_entry};
+use super::past::{entry, put_entry};
 
 /// The longest message that either side sends, in bytes. A reader's buffer is this long.
 pub const LENGTH_MAX: usize = 1024;
-
-/// The most leftover that a connection may have, in bytes. One that has more is not handed back.
-pub const LEFTOVER_MAX: u32 = 1024 * 1024;
-
-const HEADER: usize = 4;
 
 const READY: u8 = 1;
 const CONNECTION: u8 = 2;
@@ -67,6 +82,11 @@ const DRAINED: u8 = 5;
 const PING: u8 = 6;
 const RETIRE: u8 = 7;
 const HANDBACK: u8 = 8;
+const HELLO: u8 = 9;
+const WELCOME: u8 = 10;
+const BYE: u8 = 11;
+const KEEP: u8 = 12;
+const FORGET: u8 = 13;
 
 const TAG_LIMIT: u8 = 1;
 const TAG_STRIDE: u8 = 2;
@@ -74,21 +94,18 @@ const TAG_BOARD: u8 = 3;
 const TAG_LISTENER: u8 = 4;
 const TAG_DEADLINE: u8 = 5;
 const TAG_HANDBACK: u8 = 6;
-const TAG_IDLE_SINCE: u8 = 7;
-const TAG_REQUESTS: u8 = 8;
-const TAG_LEFTOVER: u8 = 9;
+const TAG_ADOPTION: u8 = 10;
+const TAG_PATH: u8 = 11;
+const TAG_TOKEN: u8 = 12;
+const TAG_ORPHAN_TIMEOUT: u8 = 13;
+const TAG_ANSWER: u8 = 14;
+const TAG_LEDGER: u8 = 16;
+const TAG_DRAINING: u8 = 17;
+const TAG_KEPT: u8 = 18;
+const TAG_KEY: u8 = 19;
 
-/// What a connection that goes from worker to worker has behind it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Past {
-    /// When its last answer was finished, or it was taken if it had none: microseconds of
-    /// CLOCK_MONOTONIC, which all processes of a machine share.
-    pub idle_since: u64,
-    /// Requests so far, in all workers.
-    pub requests: u64,
-    /// Bytes of leftover in the second descriptor. 0: none, and no second descriptor.
-    pub leftover: u32,
-}
+/// What a worker proves with that it is the one whom a dead master knew.
+pub type Token = [u8; 16];
 
 /// From the master to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +116,8 @@ pub enum ToWorker<'a> {
         listener: &'a str,
         /// Another worker handed it back. `None`: a new one.
         past: Option<Past>,
+        /// Its entry in the worker's ledger.
+        entry: Option<u32>,
     },
     /// Finish what is in hand and leave. Nothing follows.
     Drain {
@@ -109,6 +128,30 @@ pub enum ToWorker<'a> {
     },
     /// Say ROOM: the master wonders whether this worker still takes anything.
     Ping,
+    /// Outlive this master. A pidfd of it and a duplicate of its end of the channel come along.
+    Welcome {
+        /// Where the next master listens, at most 255 bytes.
+        path: &'a str,
+        /// To be told there.
+        token: Token,
+        /// How long to wait for the next master. Milliseconds on the wire.
+        orphan_timeout: Duration,
+        /// Say READY again: this is the next master.
+        answer: bool,
+    },
+    /// Everything that was said up to DRAINED has been heard. On the adoption socket: the worker is
+    /// not wanted.
+    Bye,
+    /// Keep what comes along for the next master, unused.
+    Keep {
+        /// Its name, at most 255 bytes.
+        key: &'a str,
+    },
+    /// Close what is kept under this name.
+    Forget {
+        /// Its name, at most 255 bytes.
+        key: &'a str,
+    },
     /// Something that a newer master says.
     Unknown(u8),
 }
@@ -126,6 +169,12 @@ pub enum ToMaster {
         board: u32,
         /// It takes connections that were handed back, with leftover.
         handback: bool,
+        /// It keeps its ledger.
+        ledger: bool,
+        /// It outlives its master.
+        adoption: bool,
+        /// It was told to drain before. Only in an answer to WELCOME.
+        draining: bool,
     },
     /// It has room again; asked for by the scoreboard's `waiting`.
     Room,
@@ -140,30 +189,23 @@ pub enum ToMaster {
         listener: String,
         /// What it has behind it.
         past: Past,
+        /// Its entry in the ledger of the worker that hands it back, which has done with it.
+        entry: Option<u32>,
+    },
+    /// It has outlived its master. Its end of the channel, the master's, and its scoreboard come along.
+    Hello {
+        /// As the last WELCOME had it.
+        token: Token,
+        /// How many KEEPs follow.
+        kept: u32,
+    },
+    /// What it has kept for the next master comes along.
+    Keep {
+        /// Its name, at most 255 bytes.
+        key: String,
     },
     /// Something that a newer worker says.
     Unknown(u8),
-}
-
-/// Why bytes are no message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// Shorter than a header.
-    Short(usize),
-    /// Of a version that is none: 0.
-    Version(u8),
-    /// A field runs past the end, lacks or has a wrong length.
-    Field(u8),
-}
-
-impl std::fmt::Display for Malformed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Malformed::Short(len) => write!(f, "a message of {len} bytes"),
-            Malformed::Version(version) => write!(f, "a message of version {version}"),
-            Malformed::Field(tag) => write!(f, "a message whose field {tag} is damaged"),
-        }
-    }
 }
 
 impl ToWorker<'_> {
@@ -171,12 +213,13 @@ impl ToWorker<'_> {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            ToWorker::Connection { listener, past } => {
+            ToWorker::Connection { listener, past, entry } => {
                 let mut bytes = header(CONNECTION);
                 field(&mut bytes, TAG_LISTENER, listener.as_bytes());
                 if let Some(past) = past {
                     past.encode(&mut bytes);
                 }
+                put_entry(&mut bytes, *entry);
                 bytes
             }
             ToWorker::Drain { deadline, handback } => {
@@ -187,8 +230,27 @@ impl ToWorker<'_> {
                 bytes
             }
             ToWorker::Ping => header(PING),
+            ToWorker::Welcome { path, token, orphan_timeout, answer } => {
+                let mut bytes = header(WELCOME);
+                field(&mut bytes, TAG_PATH, path.as_bytes());
+                field(&mut bytes, TAG_TOKEN, token);
+                let ms = u64::try_from(orphan_timeout.as_millis()).unwrap_or(u64::MAX);
+                field(&mut bytes, TAG_ORPHAN_TIMEOUT, &ms.to_le_bytes());
+                flag(&mut bytes, TAG_ANSWER, *answer);
+                bytes
+            }
+            ToWorker::Bye => header(BYE),
+            ToWorker::Keep { key } => named(KEEP, TAG_KEY, key),
+            ToWorker::Forget { key } => named(FORGET, TAG_KEY, key),
             ToWorker::Unknown(kind) => header(*kind),
         }
+    }
+
+    /// Whether it is one of those that are not counted as progress.
+    #[must_use]
+    pub fn is_uncounted(&self) -> bool {
+        use ToWorker::{Bye, Forget, Keep, Welcome};
+        matches!(self, Welcome { .. } | Bye | Keep { .. } | Forget { .. })
     }
 
     /// Reads a message.
@@ -198,15 +260,29 @@ impl ToWorker<'_> {
     pub fn decode(bytes: &[u8]) -> Result<ToWorker<'_>, Malformed> {
         let (kind, fields) = split(bytes)?;
         match kind {
-            CONNECTION => {
-                Ok(ToWorker::Connection { listener: name(fields)?, past: Past::decode(fields)? })
-            }
+            CONNECTION => Ok(ToWorker::Connection {
+                listener: text(fields, TAG_LISTENER)?,
+                past: Past::decode(fields)?,
+                entry: entry(fields)?,
+            }),
             DRAIN => {
                 let ms = number(fields, TAG_DEADLINE)?.unwrap_or(u64::MAX);
-                let handback = number(fields, TAG_HANDBACK)? == Some(1);
+                let handback = is_set(fields, TAG_HANDBACK)?;
                 Ok(ToWorker::Drain { deadline: Duration::from_millis(ms), handback })
             }
             PING => Ok(ToWorker::Ping),
+            WELCOME => {
+                let ms = number(fields, TAG_ORPHAN_TIMEOUT)?.unwrap_or(0);
+                Ok(ToWorker::Welcome {
+                    path: text(fields, TAG_PATH)?,
+                    token: exact(fields, TAG_TOKEN)?,
+                    orphan_timeout: Duration::from_millis(ms),
+                    answer: is_set(fields, TAG_ANSWER)?,
+                })
+            }
+            BYE => Ok(ToWorker::Bye),
+            KEEP => Ok(ToWorker::Keep { key: text(fields, TAG_KEY)? }),
+            FORGET => Ok(ToWorker::Forget { key: text(fields, TAG_KEY)? }),
             other => Ok(ToWorker::Unknown(other)),
         }
     }
@@ -217,23 +293,34 @@ impl ToMaster {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            ToMaster::Ready { limit, stride, board, handback } => {
+            ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining } => {
                 let mut bytes = header(READY);
                 field(&mut bytes, TAG_LIMIT, &limit.to_le_bytes());
                 field(&mut bytes, TAG_STRIDE, &stride.to_le_bytes());
                 field(&mut bytes, TAG_BOARD, &board.to_le_bytes());
                 flag(&mut bytes, TAG_HANDBACK, *handback);
+                flag(&mut bytes, TAG_ADOPTION, *adoption);
+                flag(&mut bytes, TAG_LEDGER, *ledger);
+                flag(&mut bytes, TAG_DRAINING, *draining);
                 bytes
             }
             ToMaster::Room => header(ROOM),
             ToMaster::Drained => header(DRAINED),
             ToMaster::Retire => header(RETIRE),
-            ToMaster::Handback { listener, past } => {
+            ToMaster::Handback { listener, past, entry } => {
                 let mut bytes = header(HANDBACK);
                 field(&mut bytes, TAG_LISTENER, listener.as_bytes());
                 past.encode(&mut bytes);
+                put_entry(&mut bytes, *entry);
                 bytes
             }
+            ToMaster::Hello { token, kept } => {
+                let mut bytes = header(HELLO);
+                field(&mut bytes, TAG_TOKEN, token);
+                field(&mut bytes, TAG_KEPT, &kept.to_le_bytes());
+                bytes
+            }
+            ToMaster::Keep { key } => named(KEEP, TAG_KEY, key),
             ToMaster::Unknown(kind) => header(*kind),
         }
     }
@@ -245,120 +332,58 @@ impl ToMaster {
     pub fn decode(bytes: &[u8]) -> Result<ToMaster, Malformed> {
         let (kind, fields) = split(bytes)?;
         match kind {
-            READY => {
-                let word = |tag| -> Result<u32, Malformed> {
-                    let value = number(fields, tag)?.unwrap_or(0);
-                    u32::try_from(value).map_err(|_| Malformed::Field(tag))
-                };
-                Ok(ToMaster::Ready {
-                    limit: word(TAG_LIMIT)?,
-                    stride: word(TAG_STRIDE)?,
-                    board: word(TAG_BOARD)?,
-                    handback: number(fields, TAG_HANDBACK)? == Some(1),
-                })
-            }
+            READY => Ok(ToMaster::Ready {
+                limit: word(fields, TAG_LIMIT)?,
+                stride: word(fields, TAG_STRIDE)?,
+                board: word(fields, TAG_BOARD)?,
+                handback: is_set(fields, TAG_HANDBACK)?,
+                ledger: is_set(fields, TAG_LEDGER)?,
+                adoption: is_set(fields, TAG_ADOPTION)?,
+                draining: is_set(fields, TAG_DRAINING)?,
+            }),
             ROOM => Ok(ToMaster::Room),
             DRAINED => Ok(ToMaster::Drained),
             RETIRE => Ok(ToMaster::Retire),
             HANDBACK => Ok(ToMaster::Handback {
-                listener: name(fields)?.to_owned(),
+                listener: text(fields, TAG_LISTENER)?.to_owned(),
                 past: Past::decode(fields)?.unwrap_or_default(),
+                entry: entry(fields)?,
             }),
+            HELLO => Ok(ToMaster::Hello {
+                token: exact(fields, TAG_TOKEN)?,
+                kept: word(fields, TAG_KEPT)?,
+            }),
+            KEEP => Ok(ToMaster::Keep { key: text(fields, TAG_KEY)?.to_owned() }),
             other => Ok(ToMaster::Unknown(other)),
         }
     }
 }
 
-impl Past {
-    fn encode(self, bytes: &mut Vec<u8>) {
-        field(bytes, TAG_IDLE_SINCE, &self.idle_since.to_le_bytes());
-        field(bytes, TAG_REQUESTS, &self.requests.to_le_bytes());
-        if self.leftover > 0 {
-            field(bytes, TAG_LEFTOVER, &self.leftover.to_le_bytes());
-        }
-    }
-
-    /// `None` when no field speaks of it.
-    fn decode(fields: &[u8]) -> Result<Option<Past>, Malformed> {
-        let idle_since = number(fields, TAG_IDLE_SINCE)?;
-        let requests = number(fields, TAG_REQUESTS)?;
-        let leftover = number(fields, TAG_LEFTOVER)?;
-        if idle_since.or(requests).or(leftover).is_none() {
-            return Ok(None);
-        }
-        let leftover = match u32::try_from(leftover.unwrap_or(0)) {
-            Ok(length) if length <= LEFTOVER_MAX => length,
-            Ok(_) | Err(_) => return Err(Malformed::Field(TAG_LEFTOVER)),
-        };
-        let (idle_since, requests) = (idle_since.unwrap_or(0), requests.unwrap_or(0));
-        Ok(Some(Past { idle_since, requests, leftover }))
-    }
-}
-
-fn header(kind: u8) -> Vec<u8> {
-    vec![VERSION, kind, 0, 0]
-}
-
-fn field(bytes: &mut Vec<u8>, tag: u8, value: &[u8]) {
-    let length = u8::try_from(value.len()).unwrap_or(u8::MAX);
-    bytes.extend([tag, length]);
-    bytes.extend(&value[..usize::from(length)]);
-}
-
-/// A field that is there when it is true, so that what needs no new word says none.
-fn flag(bytes: &mut Vec<u8>, tag: u8, is_true: bool) {
-    if is_true {
-        field(bytes, tag, &[1]);
-    }
-}
-
-fn split(bytes: &[u8]) -> Result<(u8, &[u8]), Malformed> {
-    match bytes {
-        [0, _, _, _, ..] => Err(Malformed::Version(0)),
-        [_, kind, _, _, fields @ ..] => Ok((*kind, fields)),
-        _ => Err(Malformed::Short(bytes.len().min(HEADER))),
-    }
-}
-
-/// The value of the first field with this tag.
-fn find(mut fields: &[u8], tag: u8) -> Result<Option<&[u8]>, Malformed> {
-    while let [found, length, rest @ ..] = fields {
-        let length = usize::from(*length);
-        if rest.len() < length {
-            return Err(Malformed::Field(*found));
-        }
-        let (value, next) = rest.split_at(length);
-        if *found == tag {
-            return Ok(Some(value));
-        }
-        fields = next;
-    }
-    match fields {
-        [] => Ok(None),
-        [left, ..] => Err(Malformed::Field(*left)),
-    }
-}
-
-/// The listener's name.
-fn name(fields: &[u8]) -> Result<&str, Malformed> {
-    let name = find(fields, TAG_LISTENER)?.unwrap_or_default();
-    std::str::from_utf8(name).map_err(|_| Malformed::Field(TAG_LISTENER))
-}
-
-/// A field that is a little-endian number of up to eight bytes.
-fn number(fields: &[u8], tag: u8) -> Result<Option<u64>, Malformed> {
-    let Some(value) = find(fields, tag)? else { return Ok(None) };
-    if value.len() > 8 {
-        return Err(Malformed::Field(tag));
-    }
-    let mut bytes = [0; 8];
-    bytes[..value.len()].copy_from_slice(value);
-    Ok(Some(u64::from_le_bytes(bytes)))
+/// A message of one field.
+fn named(kind: u8, tag: u8, text: &str) -> Vec<u8> {
+    let mut bytes = header(kind);
+    field(&mut bytes, tag, text.as_bytes());
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::past::{TAG_ENTRY, TAG_LEFTOVER};
     use super::*;
+
+    const PLAIN: ToMaster = with_flags(false, false, false);
+
+    const fn with_flags(handback: bool, adoption: bool, draining: bool) -> ToMaster {
+        let (limit, stride, board, ledger) = (16, 256, 1 << 20, false);
+        ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining }
+    }
+
+    const WELCOME_AGAIN: ToWorker<'_> = ToWorker::Welcome {
+        path: "/r/a",
+        token: *b"0123456789abcdef",
+        orphan_timeout: Duration::from_secs(60),
+        answer: true,
+    };
 
     const PAST: Past = Past { idle_since: u64::MAX, requests: 7, leftover: LEFTOVER_MAX };
 
@@ -367,26 +392,46 @@ mod tests {
         let deadline = Duration::from_millis(30_000);
         let name = "x".repeat(255);
         for message in [
-            ToWorker::Connection { listener: "web", past: None },
-            ToWorker::Connection { listener: &name, past: None },
-            ToWorker::Connection { listener: &name, past: Some(PAST) },
-            ToWorker::Connection { listener: "", past: Some(Past::default()) },
+            ToWorker::Connection { listener: "web", past: None, entry: None },
+            ToWorker::Connection { listener: &name, past: None, entry: None },
+            ToWorker::Connection { listener: &name, past: Some(PAST), entry: Some(65_535) },
+            ToWorker::Connection { listener: "", past: Some(Past::default()), entry: None },
             ToWorker::Drain { deadline, handback: false },
             ToWorker::Drain { deadline, handback: true },
             ToWorker::Ping,
+            WELCOME_AGAIN,
+            ToWorker::Welcome {
+                path: &name,
+                token: [0; 16],
+                orphan_timeout: deadline,
+                answer: false,
+            },
+            ToWorker::Bye,
+            ToWorker::Keep { key: &name },
+            ToWorker::Forget { key: "x" },
         ] {
             let bytes = message.encode();
             assert!(bytes.len() <= LENGTH_MAX);
             assert_eq!(ToWorker::decode(&bytes), Ok(message));
         }
         for message in [
-            ToMaster::Ready { limit: 16, stride: 256, board: 1 << 20, handback: false },
-            ToMaster::Ready { limit: 16, stride: 256, board: 1 << 20, handback: true },
+            PLAIN,
+            ToMaster::Ready {
+                limit: 0,
+                stride: 0,
+                board: 0,
+                handback: true,
+                ledger: true,
+                adoption: true,
+                draining: true,
+            },
+            ToMaster::Hello { token: *b"0123456789abcdef", kept: u32::MAX },
+            ToMaster::Keep { key: name.clone() },
             ToMaster::Room,
             ToMaster::Drained,
             ToMaster::Retire,
-            ToMaster::Handback { listener: name.clone(), past: PAST },
-            ToMaster::Handback { listener: "web".into(), past: Past::default() },
+            ToMaster::Handback { listener: name.clone(), past: PAST, entry: Some(u32::MAX) },
+            ToMaster::Handback { listener: "web".into(), past: Past::default(), entry: None },
         ] {
             assert!(message.encode().len() <= LENGTH_MAX);
             assert_eq!(ToMaster::decode(&message.encode()), Ok(message));
@@ -397,11 +442,12 @@ mod tests {
     #[test]
     fn version_1_is_frozen() {
         let ready = [1, 1, 0, 0, 1, 4, 16, 0, 0, 0, 2, 4, 0, 1, 0, 0, 3, 4, 0, 0, 16, 0];
-        let (limit, stride, board) = (16, 256, 1 << 20);
-        let message = ToMaster::Ready { limit, stride, board, handback: false };
-        assert_eq!(message.encode(), ready);
+        assert_eq!(PLAIN.encode(), ready);
         let connection = [1, 2, 0, 0, 4, 3, b'w', b'e', b'b'];
-        assert_eq!(ToWorker::Connection { listener: "web", past: None }.encode(), connection);
+        assert_eq!(
+            ToWorker::Connection { listener: "web", past: None, entry: None }.encode(),
+            connection
+        );
         assert_eq!(ToMaster::Room.encode(), [1, 3, 0, 0]);
         let drain = [1, 4, 0, 0, 5, 8, 0x30, 0x75, 0, 0, 0, 0, 0, 0];
         let deadline = Duration::from_secs(30);
@@ -422,21 +468,71 @@ mod tests {
         ];
         let fields = fields.concat();
         let start = [4, 3, b'w', b'e', b'b'];
-        let handback = ToMaster::Handback { listener: "web".into(), past };
+        let handback = ToMaster::Handback { listener: "web".into(), past, entry: None };
         assert_eq!(handback.encode(), [[1, 8, 0, 0].as_slice(), &start, &fields].concat());
-        let connection = ToWorker::Connection { listener: "web", past: Some(past) };
+        let connection = ToWorker::Connection { listener: "web", past: Some(past), entry: None };
         assert_eq!(connection.encode(), [[1, 2, 0, 0].as_slice(), &start, &fields].concat());
         let deadline = Duration::from_secs(30);
         let drain = [1, 4, 0, 0, 5, 8, 0x30, 0x75, 0, 0, 0, 0, 0, 0, 6, 1, 1];
         assert_eq!(ToWorker::Drain { deadline, handback: true }.encode(), drain);
-        let ready = ToMaster::Ready { limit: 1, stride: 2, board: 3, handback: true }.encode();
+        let ready = with_flags(true, false, false).encode();
         assert!(ready.ends_with(&[6, 1, 1]));
+    }
+
+    #[test]
+    fn the_ledger_is_frozen_too() {
+        let entry = [15, 4, 2, 1, 0, 0];
+        let connection = ToWorker::Connection { listener: "web", past: None, entry: Some(258) };
+        assert!(connection.encode().ends_with(&entry));
+        let mut added = ToWorker::Connection { listener: "web", past: None, entry: None }.encode();
+        add_entry(&mut added, 258);
+        assert_eq!(added, connection.encode());
+        let handback = ToMaster::Handback { listener: "".into(), past: PAST, entry: Some(258) };
+        assert!(handback.encode().ends_with(&entry));
+        let ToMaster::Ready { limit, stride, board, .. } = PLAIN else { panic!("no READY") };
+        let (handback, ledger, adoption, draining) = (true, true, false, false);
+        let ready = ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining };
+        assert!(ready.encode().ends_with(&[6, 1, 1, 16, 1, 1]));
+        let too_large = [1, 8, 0, 0, 15, 5, 0, 0, 0, 0, 1];
+        assert_eq!(ToMaster::decode(&too_large), Err(Malformed::Field(TAG_ENTRY)));
+    }
+
+    /// And adoption: a worker of today meets the masters of years to come.
+    #[test]
+    fn adoption_is_frozen_too() {
+        let ready = with_flags(false, true, true).encode();
+        assert!(ready.ends_with(&[10, 1, 1, 17, 1, 1]));
+        let token = [[12, 16].as_slice(), b"0123456789abcdef"].concat();
+        let start = [1, 10, 0, 0, 11, 4, b'/', b'r', b'/', b'a'];
+        let end = [13, 8, 0x60, 0xea, 0, 0, 0, 0, 0, 0, 14, 1, 1];
+        let welcome = [start.as_slice(), &token, &end].concat();
+        assert_eq!(WELCOME_AGAIN.encode(), welcome);
+        let hello = ToMaster::Hello { token: *b"0123456789abcdef", kept: 0x0102 };
+        let bytes = [[1, 9, 0, 0].as_slice(), &token, &[18, 4, 2, 1, 0, 0]].concat();
+        assert_eq!(hello.encode(), bytes);
+        assert_eq!(ToWorker::Bye.encode(), [1, 11, 0, 0]);
+        assert_eq!(ToWorker::Keep { key: "k" }.encode(), [1, 12, 0, 0, 19, 1, b'k']);
+        assert_eq!(ToMaster::Keep { key: "k".into() }.encode(), [1, 12, 0, 0, 19, 1, b'k']);
+        assert_eq!(ToWorker::Forget { key: "k" }.encode(), [1, 13, 0, 0, 19, 1, b'k']);
+    }
+
+    #[test]
+    fn a_token_of_another_length_is_none() {
+        for bytes in [[1, 9, 0, 0].as_slice(), &[1, 9, 0, 0, 12, 2, 7, 7], &[1, 10, 0, 0]] {
+            let wrong = Err(Malformed::Field(TAG_TOKEN));
+            if bytes[1] == HELLO {
+                assert_eq!(ToMaster::decode(bytes), wrong);
+            } else {
+                assert_eq!(ToWorker::decode(bytes), Err(Malformed::Field(TAG_TOKEN)));
+            }
+        }
     }
 
     #[test]
     fn too_much_leftover_is_no_message() {
         let past = Past { leftover: LEFTOVER_MAX, ..PAST };
-        let mut bytes = ToWorker::Connection { listener: "web", past: Some(past) }.encode();
+        let mut bytes =
+            ToWorker::Connection { listener: "web", past: Some(past), entry: None }.encode();
         assert!(ToWorker::decode(&bytes).is_ok());
         let length = bytes.len();
         bytes[length - 4] = 1;
@@ -445,9 +541,17 @@ mod tests {
 
     #[test]
     fn what_a_newer_peer_adds_is_skipped() {
-        const SMALL: ToMaster = ToMaster::Ready { limit: 7, stride: 0, board: 0, handback: false };
         let bytes = [2, 1, 0, 0, 99, 3, 1, 2, 3, 1, 1, 7, 98, 0];
-        assert_eq!(ToMaster::decode(&bytes), Ok(SMALL));
+        let wanted = ToMaster::Ready {
+            limit: 7,
+            stride: 0,
+            board: 0,
+            handback: false,
+            ledger: false,
+            adoption: false,
+            draining: false,
+        };
+        assert_eq!(ToMaster::decode(&bytes), Ok(wanted));
         assert_eq!(ToMaster::decode(&[2, 200, 0, 0, 1]), Ok(ToMaster::Unknown(200)));
     }
 

@@ -6,14 +6,16 @@
 //!
 //! ```text
 //! 0      magic · version and stride · seats                     header, one stride long
-//! seat   +0    taken · finished · requests · progress           written by the worker
-//!        +128  waiting · request limit                          written by the master
+//! seat   +0    taken · finished · requests · progress · handed back      written by the worker
+//!        +128  waiting · request limit · received back           written by the master
 //! ```
 //!
 //! * `taken`: connections received. Stored before the first byte of the connection is read.
 //! * `finished`: connections closed, not those handed back (HANDBACK counts these).
 //! * `requests`: requests begun, as far as the library can tell.
-//! * `progress`: messages received, of any type.
+//! * `progress`: messages received, but those about adoption.
+//! * `handed back`: HANDBACKs sent; `received back`: HANDBACKs that the master has received, stored
+//!   before it does anything with the connection, so that the next master knows.
 //! * `waiting`: the master awaits ROOM. Set by the master, taken back by whoever acts on it.
 //!
 //! The handshake that makes credit always come back: the master sets `waiting`, *then* reads the
@@ -99,8 +101,14 @@ impl Scoreboard {
     /// The device and inode of its memory: by these one is known again.
     #[cfg(feature = "daemon")]
     pub(crate) fn identity(&self) -> (u64, u64) {
-        nix::sys::stat::fstat(self.as_fd()).map_or((0, 0), |it| (it.st_dev, it.st_ino))
+        identity(self.as_fd())
     }
+}
+
+/// The device and inode of a board's memory.
+#[cfg(feature = "daemon")]
+pub(crate) fn identity(board: BorrowedFd<'_>) -> (u64, u64) {
+    nix::sys::stat::fstat(board).map_or((0, 0), |it| (it.st_dev, it.st_ino))
 }
 
 impl AsFd for Scoreboard {
@@ -114,6 +122,13 @@ impl AsFd for Scoreboard {
 pub struct SeatWords {
     memory: Arc<SharedMemory>,
     offset: usize,
+}
+
+/// The board that it is on.
+impl AsFd for SeatWords {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_ref().as_fd()
+    }
 }
 
 /// What a seat's worker counted, as it stands, unbounded.
@@ -151,7 +166,7 @@ impl SeatWords {
     /// Empties the seat for a new worker, which asks to retire after `request_limit` requests
     /// (0: never). The master does this, while nobody holds the seat.
     pub fn clear(&self, request_limit: u64) {
-        for offset in [0, 8, 16, 24, MASTER_LINE] {
+        for offset in [0, 8, 16, 24, 32, MASTER_LINE, MASTER_LINE + 16] {
             self.word(offset).store(0, SeqCst);
         }
         self.word(MASTER_LINE + 8).store(request_limit, SeqCst);
@@ -160,6 +175,23 @@ impl SeatWords {
     /// Sets or clears `waiting`. The master's.
     pub fn set_waiting(&self, waiting: bool) {
         self.word(MASTER_LINE).store(u64::from(waiting), SeqCst);
+    }
+
+    /// One more connection handed back. The worker's.
+    pub fn add_handed_back(&self) {
+        self.word(32).fetch_add(1, SeqCst);
+    }
+
+    /// One more connection received back. The master's, before it passes the connection on.
+    pub fn add_received_back(&self) {
+        self.word(MASTER_LINE + 16).fetch_add(1, SeqCst);
+    }
+
+    /// Connections handed back: what the worker has sent, and what masters have received of it.
+    #[must_use]
+    pub fn handed_back(&self) -> (u64, u64) {
+        let received = self.word(MASTER_LINE + 16).load(SeqCst);
+        (self.word(32).load(SeqCst), received)
     }
 
     /// One more message received. The worker's.
@@ -214,6 +246,12 @@ mod tests {
         assert!(!worker.add_request(), "which is told once, too");
         let counts = Counts { taken: 2, finished: 1, requests: 3, progress: 0 };
         assert_eq!(master.counts(), counts);
+        worker.add_handed_back();
+        worker.add_handed_back();
+        master.add_received_back();
+        assert_eq!(worker.handed_back(), (2, 1));
+        master.clear(0);
+        assert_eq!((master.counts(), master.handed_back()), (Counts::default(), (0, 0)));
         assert_eq!(board.seat(2).unwrap().counts(), Counts::default());
     }
 

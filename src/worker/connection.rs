@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use super::address::Address;
 use super::handback::{Kept, Leftover, Parcel};
-use super::link::Held;
+use super::held::Held;
 use super::taker::{Fresh, instant_of, now};
-use crate::sys::socket::{Family, Open, Peeked, family_of, peek, wait_readable};
+use crate::sys::socket::{Family, Open, Peeked, await_bytes, family_of, peek, wait_readable};
 
 /// A client's connection. Dropping it closes it and makes room for another.
 ///
@@ -209,6 +209,10 @@ impl Connection {
     /// # Errors
     /// Those of `shutdown(2)`.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match how {
+            Shutdown::Write | Shutdown::Both => self.held.mark().before_write(),
+            Shutdown::Read => {}
+        }
         match &*self.socket {
             Socket::Tcp(stream) => stream.shutdown(how),
             Socket::Unix(stream) => stream.shutdown(how),
@@ -323,9 +327,19 @@ impl AsFd for Connection {
 
 impl Read for &Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mark = self.held.mark();
+        if self.leftover.is_there() {
+            // There it stays, since nothing says that another thread does not read as well.
+            let _ = mark.before_read();
+        }
         if let Some(count) = self.leftover.read(buffer) {
             self.held.note_read(count);
             return Ok(count);
+        }
+        if mark.is_there() && !buffer.is_empty() {
+            // Waits as the read would, for as long.
+            await_bytes(self.as_fd())?;
+            let _ = mark.before_read();
         }
         let result = match &*self.socket {
             Socket::Tcp(stream) => (&*stream).read(buffer),
@@ -340,19 +354,17 @@ impl Read for &Connection {
 
 impl Write for &Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.held.note_write();
-        match &*self.socket {
-            Socket::Tcp(stream) => (&*stream).write(bytes),
-            Socket::Unix(stream) => (&*stream).write(bytes),
-        }
+        self.write_vectored(&[IoSlice::new(bytes)])
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.held.note_write();
-        match &*self.socket {
+        self.held.mark().before_write();
+        let written = match &*self.socket {
             Socket::Tcp(stream) => (&*stream).write_vectored(slices),
             Socket::Unix(stream) => (&*stream).write_vectored(slices),
-        }
+        };
+        written.inspect(|&count| self.held.mark().wrote(count))
     }
 
     fn flush(&mut self) -> io::Result<()> {

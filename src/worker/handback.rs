@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::link::{Held, Link};
+use super::held::Held;
+use super::link::Link;
 use super::taker::now;
 use crate::sys::leftover;
 use crate::sys::socket::wait_writable;
@@ -102,14 +103,18 @@ impl Parcel {
         }
         let packed = if length > 0 { Some(leftover::pack(leftover)?) } else { None };
         let listener = listener.to_owned();
-        let message = ToMaster::Handback { listener, past: held.past(length) }.encode();
+        let (past, entry) = (held.past(length), held.mark().index());
+        let message = ToMaster::Handback { listener, past, entry }.encode();
         Ok(Parcel { message, leftover: packed })
     }
 
     fn send(&self, link: &Link, socket: BorrowedFd<'_>) -> io::Result<Sent> {
         let leftover = self.leftover.as_ref().map(AsFd::as_fd);
         match link.channel().send_with(&self.message, socket, leftover) {
-            Ok(()) => Ok(Sent::Done),
+            Ok(()) => {
+                link.note_handed_back();
+                Ok(Sent::Done)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::Full),
             Err(error) if error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32) => {
                 Ok(Sent::InFlight)

@@ -2,7 +2,7 @@
 //!
 //! A worker says READY, receives connections over its channel, answers them, and on DRAIN finishes
 //! what it has in hand and leaves. It never listens, never accepts and never stops early: when the
-//! master dies it finishes what it has, too.
+//! master dies it serves on and waits for the next one; when none comes, it finishes what it has.
 //!
 //! ```text
 //!             ┌ ready()         a thread per connection, from a pool
@@ -13,7 +13,8 @@
 //!                  └─ every connection holds a place in the link, which counts and says DRAINED
 //! ```
 //!
-//! * `link`: what is owed to the master. · `taker`: messages in. · `pool`: threads.
+//! * `link`, `held`, `drain`: what is owed to the master. · `taker`: messages in. · `pool`: threads.
+//! * `keeper`, `orphan`: from one master to the next. · `ledger`: what a crash would mean.
 //! * `handback`: live connections out, to the next worker. · `serve`: HTTP, and when it can leave.
 //! * `tell`: words for the log.
 //! * `connection`, `stream`, `address`: what an author sees.
@@ -25,11 +26,18 @@ mod address;
 #[cfg(feature = "axum")]
 mod axum;
 mod connection;
+mod drain;
 mod handback;
+mod held;
+mod keeper;
+mod ledger;
 mod link;
+mod orphan;
 mod pool;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "tokio")]
+mod socket;
 #[cfg(feature = "tokio")]
 mod stream;
 mod taker;
@@ -58,7 +66,8 @@ pub use self::stream::Stream;
 #[cfg(feature = "tokio")]
 pub use self::tokio::{Draining, Incoming};
 
-use self::link::{Drain, Link};
+use self::drain::Drain;
+use self::link::Link;
 use self::pool::Pool;
 use self::taker::{Fresh, Taker, now};
 use self::tell::tell;
@@ -66,11 +75,12 @@ use crate::error::{Error, Result};
 use crate::sys::ancillary::take_from_env;
 use crate::sys::limits::raise_descriptor_limit;
 use crate::wire::channel::End;
+use crate::wire::ledger::Ledger;
 use crate::wire::message::ToMaster;
 use crate::wire::scoreboard::{STRIDE, Scoreboard};
 use crate::wire::{
-    CHANNEL_VARIABLE, GENERATION_VARIABLE, POOL_VARIABLE, SCOREBOARD_VARIABLE, SEAT_VARIABLE,
-    SLOT_VARIABLE,
+    CHANNEL_VARIABLE, GENERATION_VARIABLE, LEDGER_VARIABLE, POOL_VARIABLE, SCOREBOARD_VARIABLE,
+    SEAT_VARIABLE, SLOT_VARIABLE,
 };
 
 /// Threads that [`Worker::ready`] uses at most, unless told otherwise.
@@ -148,13 +158,20 @@ impl Worker {
             )
             .because(error)
         })?;
-        Worker::new(channel, &board, seat, place)
+        let ledger = open_ledger();
+        Worker::new(channel, &board, seat, place, ledger)
     }
 
-    fn new(channel: End, board: &Scoreboard, seat: u32, place: Place) -> Result<Worker> {
+    fn new(
+        channel: End,
+        board: &Scoreboard,
+        seat: u32,
+        place: Place,
+        ledger: Option<Ledger>,
+    ) -> Result<Worker> {
         let words = board.seat(seat)?;
         Ok(Worker {
-            link: Arc::new(Link::new(channel, words)?),
+            link: Arc::new(Link::new(channel, words)?.with_ledger(ledger)),
             place,
             board: u32::try_from(board.size()).unwrap_or(u32::MAX),
             descriptor_limit: raise_descriptor_limit()?,
@@ -214,7 +231,8 @@ impl Worker {
     /// What the handler returns is dropped: that a client hung up is no event. A handler that
     /// panics loses its connection alone.
     ///
-    /// Answers when the master said DRAIN (or died) and every connection is closed.
+    /// Answers when the master said DRAIN (or died, and no other came) and every connection is
+    /// closed or handed back.
     ///
     /// # Errors
     /// When the channel fails.
@@ -262,7 +280,10 @@ impl Worker {
     fn announce(&self, limit: u32) -> Taker {
         let stride = u32::try_from(STRIDE).unwrap_or(u32::MAX);
         let board = self.board;
-        self.link.say(&ToMaster::Ready { limit, stride, board, handback: true });
+        let ledger = self.link.has_ledger();
+        let (handback, adoption, draining) = (true, true, false);
+        let ready = ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining };
+        self.link.say_ready(ready);
         Taker::new(Arc::clone(&self.link), self.descriptor_limit)
     }
 
@@ -332,6 +353,14 @@ fn handle_of(link: &Arc<Link>) -> Handle {
 fn adopt(fresh: Fresh) -> Option<Connection> {
     let made = Connection::new(fresh);
     made.inspect_err(|error| tell!("closed a descriptor from the master: {error}")).ok()
+}
+
+/// The ledger that the master left, if it did. What cannot be used is done without, which the master
+/// learns from READY.
+fn open_ledger() -> Option<Ledger> {
+    std::env::var_os(LEDGER_VARIABLE)?;
+    let opened = take_from_env(LEDGER_VARIABLE).and_then(Ledger::open);
+    opened.inspect_err(|error| tell!("serving without a crash ledger: {error}")).ok()
 }
 
 /// The number in an environment variable, if it is set.

@@ -12,15 +12,20 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 
 use super::address::Address;
 use super::handback::{Kept, Parcel};
-use super::link::{Held, Link};
+use super::held::Held;
+#[cfg(feature = "serve")]
+use super::ledger::Tail;
+use super::link::Link;
+#[cfg(feature = "serve")]
+use super::serve::tracker::Tracker;
+use super::socket::Socket;
 use super::taker::{Fresh, instant_of};
 #[cfg(feature = "axum")]
 use super::tell::tell;
-use crate::sys::socket::{Family, Open, family_of};
+use crate::sys::socket::Open;
 
 /// A client's connection. Dropping it closes it and makes room for another.
 #[derive(Debug)]
@@ -31,6 +36,9 @@ pub struct Stream {
     leftover: Leftover,
     /// An attempt to hand it back failed.
     is_kept: bool,
+    /// The next write is the rest of an answer.
+    #[cfg(feature = "serve")]
+    tail: Option<Tail>,
     held: Arc<Held>,
 }
 
@@ -57,30 +65,20 @@ impl Leftover {
     }
 }
 
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
 impl Stream {
     pub(super) fn new(fresh: Fresh) -> io::Result<Stream> {
         let Fresh { socket, listener, leftover, held } = fresh;
-        let socket = match family_of(socket.as_fd())? {
-            Family::Tcp => {
-                let stream = std::net::TcpStream::from(socket);
-                stream.set_nonblocking(true)?;
-                Socket::Tcp(TcpStream::from_std(stream)?)
-            }
-            Family::Unix => {
-                let stream = std::os::unix::net::UnixStream::from(socket);
-                stream.set_nonblocking(true)?;
-                Socket::Unix(UnixStream::from_std(stream)?)
-            }
-        };
+        let socket = Socket::new(socket)?;
         let leftover = Leftover { bytes: leftover, read: 0 };
-        let held = Arc::new(held);
-        Ok(Stream { socket: Open::new(socket), listener, leftover, is_kept: false, held })
+        Ok(Stream {
+            socket: Open::new(socket),
+            listener,
+            leftover,
+            is_kept: false,
+            #[cfg(feature = "serve")]
+            tail: None,
+            held: Arc::new(held),
+        })
     }
 
     pub(super) fn link(&self) -> &Arc<Link> {
@@ -217,6 +215,14 @@ impl Stream {
     }
 }
 
+#[cfg(not(feature = "serve"))]
+impl Stream {
+    fn note_write(&mut self) {
+        self.held.note_write();
+        self.held.mark().before_write();
+    }
+}
+
 /// What those need who serve it and know its requests.
 #[cfg(feature = "serve")]
 impl Stream {
@@ -236,6 +242,34 @@ impl Stream {
     /// So many requests more, which were counted by hand.
     pub(super) fn add_requests(&self, count: u64) {
         self.held.add_requests(count);
+    }
+
+    /// What is spoken is HTTP/1: who is not answered can be told so.
+    pub(super) fn speak_http(&self) {
+        self.held.mark().set_http();
+    }
+
+    /// `slices` are written next: the rest of an answer, or that is not known.
+    pub(super) fn announce_rest(&mut self, tracker: &Tracker, slices: &[IoSlice<'_>]) {
+        let mark = self.held.mark();
+        self.tail = if mark.is_there() { tracker.tail(mark.written(), slices) } else { None };
+    }
+
+    pub(super) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Bytes of a previous worker, or that were given back to be read again.
+    pub(super) fn has_leftover(&self) -> bool {
+        !self.leftover.unread().is_empty()
+    }
+
+    fn note_write(&mut self) {
+        self.held.note_write();
+        match self.tail.take() {
+            Some(tail) => self.held.mark().before_tail(tail),
+            None => self.held.mark().before_write(),
+        }
     }
 }
 
@@ -261,15 +295,6 @@ impl Leaving {
     }
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Socket::Tcp(stream) => stream.as_fd(),
-            Socket::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
 /// The socket itself. Who reads from it by other means than [`AsyncRead`] misses what a previous
 /// worker left over.
 impl AsFd for Stream {
@@ -286,14 +311,27 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
+        let mark = this.held.mark();
         if !this.leftover.unread().is_empty() {
+            let _ = mark.before_read();
             this.leftover.read(buffer);
             this.held.note_read(buffer.filled().len() - before);
             return Poll::Ready(Ok(()));
         }
-        let result = match &mut *this.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        let result = if mark.is_there() {
+            // Nobody reads before there is something.
+            match this.socket.poll_read_ready(context) {
+                Poll::Ready(Ok(())) => {}
+                other @ (Poll::Ready(Err(_)) | Poll::Pending) => return other,
+            }
+            let state = mark.before_read();
+            let result = this.socket.poll_read(context, buffer);
+            if buffer.filled().len() == before {
+                mark.read_nothing(state);
+            }
+            result
+        } else {
+            this.socket.poll_read(context, buffer)
         };
         if result.is_ready() {
             this.held.note_read(buffer.filled().len() - before);
@@ -317,11 +355,11 @@ impl AsyncWrite for Stream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.held.note_write();
-        match &mut *this.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
+        this.note_write();
+        this.socket.poll_write(context, slices).map_ok(|count| {
+            this.held.mark().wrote(count);
+            count
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -333,9 +371,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        self.held.mark().before_write();
+        self.get_mut().socket.poll_shutdown(context)
     }
 }

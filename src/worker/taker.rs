@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::link::{Drain, Held, Link};
+use super::drain::Drain;
+use super::held::Held;
+use super::keeper::{self, Luggage};
+use super::link::Link;
 use super::tell::tell;
 use crate::sys::ancillary::number_of;
 use crate::sys::leftover;
@@ -39,14 +42,6 @@ pub(super) struct Fresh {
     /// What a previous owner has read and not used; comes before the bytes of the socket.
     pub leftover: Vec<u8>,
     pub held: Held,
-}
-
-/// The descriptors that came with a message.
-struct Luggage {
-    socket: Option<OwnedFd>,
-    leftover: Option<OwnedFd>,
-    /// The kernel kept something.
-    swallowed: bool,
 }
 
 /// What one attempt brought.
@@ -114,21 +109,24 @@ impl Taker {
                 self.link.drain(Drain::orphaned(now()));
                 Ok(Taken::Over)
             }
-            Received::Message { len, descriptor, second, swallowed } => {
-                self.link.note_progress();
-                let luggage = Luggage { socket: descriptor, leftover: second, swallowed };
+            Received::Message { len, descriptor, second, swallowed, .. } => {
+                let luggage = Luggage { first: descriptor, second, swallowed };
                 Ok(self.handle(&buffer[..len], luggage))
             }
         }
     }
 
     fn handle(&mut self, bytes: &[u8], luggage: Luggage) -> Taken {
-        match ToWorker::decode(bytes) {
-            Ok(ToWorker::Connection { listener, past }) => {
+        let message = ToWorker::decode(bytes);
+        if !message.as_ref().is_ok_and(ToWorker::is_uncounted) {
+            self.link.note_progress();
+        }
+        match message {
+            Ok(ToWorker::Connection { listener, past, entry }) => {
                 if *self.listener != *listener {
                     self.listener = Arc::from(listener);
                 }
-                self.handle_connection(luggage, past)
+                self.handle_connection(luggage, past, entry)
             }
             Ok(ToWorker::Drain { deadline, handback }) => {
                 self.link.drain(Drain::told(now(), deadline, handback));
@@ -138,21 +136,35 @@ impl Taker {
                 self.link.say(&ToMaster::Room);
                 Taken::Other
             }
+            Ok(
+                message @ (ToWorker::Welcome { .. }
+                | ToWorker::Bye
+                | ToWorker::Keep { .. }
+                | ToWorker::Forget { .. }),
+            ) => {
+                keeper::heed(&self.link, &message, luggage);
+                Taken::Other
+            }
             // From a newer master, which knows that older workers skip it.
             Ok(ToWorker::Unknown(_)) => Taken::Other,
             Err(malformed) => {
                 self.complain(&malformed.to_string());
-                if luggage.socket.is_some() || luggage.swallowed {
-                    self.link.note_swallowed();
+                if luggage.first.is_some() || luggage.swallowed {
+                    self.link.note_swallowed(None);
                 }
                 Taken::Other
             }
         }
     }
 
-    fn handle_connection(&mut self, luggage: Luggage, past: Option<Past>) -> Taken {
-        let Some(socket) = luggage.socket else {
-            self.link.note_swallowed();
+    fn handle_connection(
+        &mut self,
+        luggage: Luggage,
+        past: Option<Past>,
+        entry: Option<u32>,
+    ) -> Taken {
+        let Some(socket) = luggage.first else {
+            self.link.note_swallowed(entry);
             if luggage.swallowed {
                 self.high = true;
                 tell!("a connection was lost, this worker's descriptor table is full");
@@ -163,18 +175,18 @@ impl Taker {
         };
         self.high = u64::try_from(number_of(&socket)).is_ok_and(|number| number >= self.watermark);
         let announced = past.map_or(0, |past| past.leftover);
-        let leftover = match unpack(announced, luggage.leftover) {
+        let leftover = match unpack(announced, luggage.second) {
             Ok(leftover) => leftover,
             Err(error) => {
                 // Its bytes would have a hole: it is closed, for everybody who holds it.
                 drop(Open::new(socket));
-                self.link.note_swallowed();
+                self.link.note_swallowed(entry);
                 self.high |= luggage.swallowed;
                 tell!("closed a connection that was handed back: {error}");
                 return Taken::Other;
             }
         };
-        let held = self.link.hold(past);
+        let held = self.link.hold(past, entry);
         Taken::Connection(Fresh { socket, listener: Arc::clone(&self.listener), leftover, held })
     }
 

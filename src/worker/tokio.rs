@@ -20,12 +20,14 @@ use std::task::{Context, Poll};
 
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 
 use super::Worker;
-use super::link::{Drain, Link};
+use super::drain::Drain;
+use super::link::{Link, State};
 use super::stream::Stream;
 use super::taker::{FULL_RETRY, Taken, Taker, now};
 use super::tell::tell;
@@ -73,6 +75,38 @@ pub(super) fn register(link: &Link) -> io::Result<UnixDatagram> {
     let channel = std::os::unix::net::UnixDatagram::from(channel);
     channel.set_nonblocking(true)?;
     UnixDatagram::from_std(channel)
+}
+
+/// The waits of the link, without a thread.
+impl Link {
+    pub async fn until_over(&self) {
+        self.until(&self.notify, |state| state.over).await;
+    }
+
+    pub async fn until_drain(&self) {
+        self.until(&self.drained, |state| state.drain.is_some()).await;
+    }
+
+    /// Until it is drained and every connection in hand has been read from once.
+    pub async fn until_no_silent(&self) {
+        self.until(&self.notify, |state| state.drain.is_some() && state.silent == 0).await;
+    }
+
+    pub async fn until_change(&self) {
+        self.notify.notified().await;
+    }
+
+    async fn until(&self, notify: &Notify, reached: impl Fn(&State) -> bool) {
+        loop {
+            let mut notified = std::pin::pin!(notify.notified());
+            // Enlisted before the look, so that no change falls between the two.
+            notified.as_mut().enable();
+            if reached(&self.lock()) {
+                return;
+            }
+            notified.await;
+        }
+    }
 }
 
 /// Connections, as they come.

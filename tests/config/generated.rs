@@ -8,6 +8,7 @@ const MASTER: &[(&str, &[&str])] = &[
     ("idle-exit", &["text", "number"]),
     ("log", &["text"]),
     ("generations", &["number"]),
+    ("orphan-timeout", &["number", "text"]),
     ("control-mode", &["text"]),
     ("control-group", &["text"]),
 ];
@@ -41,6 +42,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("probe-timeout", &["text", "number"]),
     ("unavailable", &["text"]),
     ("unavailable-after", &["text", "number"]),
+    ("crash-ledger", &["truth"]),
 ];
 
 const VALUES: &[(&str, &str)] = &[
@@ -54,7 +56,6 @@ const VALUES: &[(&str, &str)] = &[
 ];
 
 const LATER: &[&str] = &[
-    "crash-ledger",
     "map",
     "drain-preload",
     "first-byte",

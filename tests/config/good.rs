@@ -16,6 +16,7 @@ pub(crate) const EXAMPLE: &str = r#"# A web application.
 idle-exit = "10min"
 log       = "inherit"
 generations = 4
+orphan-timeout = "90s"
 control-mode = "0600"
 control-group = "0"
 
@@ -73,6 +74,7 @@ fn every_key_arrives_with_its_value() {
     assert_eq!(master.idle_exit, Some(Duration::from_secs(600)));
     assert_eq!(master.log, Log::Inherit);
     assert_eq!(master.generations, 4);
+    assert_eq!(master.orphan_timeout, Duration::from_secs(90));
     assert_eq!(master.control_mode, 0o600);
     assert_eq!(master.control_group.as_deref(), Some("0"));
     let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();

@@ -223,6 +223,10 @@ const IN_POOL: &[(&str, &[&str])] = &[
     ("[master]\ncontrol-group = «\"\"", &["empty text"]),
     ("[master]\nidle-exit = «\"banana\"", &["which is no time", "\"never\""]),
     ("[master]\nidle-exit = «\"2days\"", &["`idle-exit` cannot be `2days`", "from 10ms to 1day"]),
+    (
+        "[master]\norphan-timeout = «\"2days\"",
+        &["`orphan-timeout` cannot be `2days`", "from 10ms to 1day"],
+    ),
     ("[master]\nidle-exit = «0", &["`idle-exit` cannot be `0`", "from 10ms to 1day"]),
     (
         "[master]\nlog = «\"syslog\"",

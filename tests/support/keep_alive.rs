@@ -21,7 +21,15 @@ pub struct Seen {
     pub closed: u64,
     /// Answers that told to close.
     pub announced: u64,
+    /// Asked, and told in a whole 503 that the worker has died.
+    pub told: u64,
 }
+
+/// What those say who were told.
+const TOLD: &str = "told";
+
+/// What those say whose answer ended in the middle.
+pub const BROKEN_OFF: &str = "broken off";
 
 /// Clients at work, until they are told to stop.
 pub struct Clients {
@@ -65,6 +73,7 @@ impl Clients {
             all.failed.extend(one.failed);
             all.closed += one.closed;
             all.announced += one.announced;
+            all.told += one.told;
         }
         all
     }
@@ -100,13 +109,19 @@ impl Client {
                     answered.fetch_add(1, Relaxed);
                 }
                 Err(why) => {
-                    self.seen.failed.push(why);
+                    match why.as_str() {
+                        TOLD => self.seen.told += 1,
+                        _ => self.seen.failed.push(why),
+                    }
                     self.stream = None;
                     self.read.clear();
                 }
             }
             let pause = self.below(60);
             std::thread::sleep(Duration::from_millis(pause));
+        }
+        if let Err(why) = self.look() {
+            self.seen.failed.push(why);
         }
         self.seen
     }
@@ -154,8 +169,8 @@ impl Client {
         self.expect(None, false)
     }
 
-    /// Connects anew where the other side has closed meanwhile, and counts that.
-    fn be_connected(&mut self) -> Result<(), String> {
+    /// Counts whether the other side has closed meanwhile.
+    fn look(&mut self) -> Result<(), String> {
         if let Some(stream) = &self.stream {
             stream.set_nonblocking(true).unwrap();
             let looked = stream.peek(&mut [0]);
@@ -168,6 +183,15 @@ impl Client {
                     self.stream = None;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Connects anew where the other side has closed meanwhile.
+    fn be_connected(&mut self) -> Result<(), String> {
+        self.look()?;
+        if self.stream.is_some() {
+            return Ok(());
         }
         let stream = TcpStream::connect(("127.0.0.1", self.port))
             .map_err(|error| format!("connect: {error}"))?;
@@ -188,9 +212,13 @@ impl Client {
             if let Some(end) = self.read.windows(4).position(|it| it == b"\r\n\r\n") {
                 break self.read.drain(..end + 4).collect::<Vec<u8>>();
             }
-            self.receive()?;
+            let is_begun = !self.read.is_empty();
+            self.receive(is_begun)?;
         };
         let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        if head.starts_with("http/1.1 503 ") {
+            return Err(self.expect_end(&head));
+        }
         if !head.starts_with("http/1.1 200") {
             return Err(format!("answered {head:?}"));
         }
@@ -203,7 +231,7 @@ impl Client {
             if slowly && self.below(8) == 0 {
                 std::thread::sleep(Duration::from_millis(3));
             }
-            self.receive()?;
+            self.receive(true)?;
         }
         self.read.drain(..said);
         self.seen.answered += 1;
@@ -214,10 +242,28 @@ impl Client {
         Ok(())
     }
 
-    fn receive(&mut self) -> Result<(), String> {
+    /// The rest of a 503: whole, as long as it says, and then the end.
+    fn expect_end(&mut self, head: &str) -> String {
+        let said = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let said: Option<usize> = said.and_then(|it| it.parse().ok());
+        let (Some(said), true) = (said, head.contains("\r\nconnection: close")) else {
+            return format!("answered {head:?}");
+        };
+        loop {
+            let length = self.read.len();
+            match self.stream.as_mut().map(|stream| stream.read(&mut [0; 4096])) {
+                Some(Ok(0)) if length == said => return TOLD.into(),
+                Some(Ok(count @ 1..)) => self.read.resize(length + count, 0),
+                ended => return format!("a 503 ended after {length} of {said} bytes: {ended:?}"),
+            }
+        }
+    }
+
+    fn receive(&mut self, is_begun: bool) -> Result<(), String> {
         let mut buffer = [0; 65_536];
         let stream = self.stream.as_mut().ok_or("it was told to close before the last answer")?;
         match stream.read(&mut buffer) {
+            Ok(0) if is_begun => Err(BROKEN_OFF.into()),
             Ok(0) => Err("closed without an answer".into()),
             Ok(count) => {
                 self.read.extend_from_slice(&buffer[..count]);

@@ -101,16 +101,26 @@ impl Cluster {
     ) -> Cluster {
         let log = Arc::new(Log::default());
         write_config(folder.path(), port, config);
-        command
-            .env("RCLUSTER_CONTROL", folder.path().join("control"))
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = spawn(command);
-        follow(child.stderr.take().unwrap(), &log);
-        follow(child.stdout.take().unwrap(), &log);
+        let child = launch(command, folder.path(), &log);
         Cluster { child, folder, port, log }
+    }
+
+    /// Kills the master alone, and waits until it is gone.
+    pub fn kill_master(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts a master again, where one was killed.
+    pub fn start_again(&mut self) {
+        self.start_again_by(|command| command);
+    }
+
+    /// The same, with its command changed first.
+    pub fn start_again_by(&mut self, change: impl Fn(&mut Command) -> &mut Command) {
+        let mut command = Command::new(RCLUSTER);
+        command.arg("run").arg("--config").arg(self.path("rcluster.toml"));
+        self.child = launch(change(&mut command), self.folder.path(), &self.log);
     }
 
     /// Writes another configuration; a reload will read it.
@@ -292,6 +302,19 @@ pub fn request(port: u16, text: &str) -> std::io::Result<String> {
         Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.trim_end().to_owned()),
         _ => Err(std::io::Error::other(format!("answered {answer:?}"))),
     }
+}
+
+fn launch(command: &mut Command, folder: &Path, log: &Arc<Log>) -> Child {
+    command
+        .env("RCLUSTER_CONTROL", folder.join("control"))
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = spawn(command);
+    follow(child.stderr.take().unwrap(), log);
+    follow(child.stdout.take().unwrap(), log);
+    child
 }
 
 fn write_config(folder: &Path, port: u16, config: &str) {

@@ -53,6 +53,7 @@ async fn serve(mode: &str, version: String) -> Outcome {
         .route("/read", post(|body: Bytes| async move { body.len().to_string() }))
         .route("/ignore", post(|| async { "ignored" }))
         .route("/half", post(half))
+        .route("/say/{text}", get(say))
         .route("/trap", get(trap));
     match mode {
         "listener" => {
@@ -67,6 +68,12 @@ async fn serve(mode: &str, version: String) -> Outcome {
 async fn slow(Path(ms): Path<u64>) -> String {
     tokio::time::sleep(Duration::from_millis(ms)).await;
     format!("slept {ms} ms")
+}
+
+/// Panics when nobody can read it.
+async fn say(Path(text): Path<String>) -> &'static str {
+    eprintln!("said {text}");
+    "said"
 }
 
 /// Reads the first part of the body and drops the rest.

@@ -45,7 +45,7 @@ fn what_is_wrong_is_said_and_where_the_connections_went() {
     (pool.state, pool.gave_up) = ("gave up".into(), Some("5 failed starts in a row".into()));
     (pool.generation, pool.good_generation) = (Some(6), Some(5));
     (pool.held, pool.refused, pool.cut, pool.redispatched) = (1, 2000, 3, 4);
-    pool.handed_back = 7;
+    (pool.handed_back, pool.answered) = (7, 6);
     pool.workers = vec![Worker { slot: 1, state: "starting".into(), ..Worker::default() }];
     assert_eq!(
         render(&status, Style::default()),
@@ -58,7 +58,7 @@ last reload failed 1min 1s ago: slot 1 exited with status 203
 warning: no pool uses the socket \"old\"
 
 web  gave up  2 of 2 workers  generation 6 (last good: 5)  12,345 accepted = 12,300 finished \
-+ 45 in hand + 1 held + 2,000 refused + 3 cut, 4 of them dispatched again, 7 times handed from worker to worker
++ 45 in hand + 1 held + 2,000 refused + 3 cut, 4 of them dispatched again, 6 answered 503 for a dead worker, 7 times handed from worker to worker
      gave up: 5 failed starts in a row; `rcluster reload` tries it again
      listens on 127.0.0.1:8080, @web
      PID  SLOT  GENERATION  STATE     UP  CONNECTIONS  IN HAND  REQUESTS

@@ -10,6 +10,7 @@
 //! | `SYSLOG_PID` | the same, in a worker's own words only |
 //! | `RCLUSTER_CAUSE` | why, as a sentence |
 //! | `RCLUSTER_CUT` | connections that were taken and not finished |
+//! | `RCLUSTER_ANSWERED` | of a dead worker: clients whose requests were answered 503 |
 //! | `RCLUSTER_GIVEN_TO_OTHERS` | connections that others got instead |
 //! | `RCLUSTER_HANDED_BACK`, `RCLUSTER_REDISPATCHED` | those that draining workers gave back alive, or had not received |
 //! | `RCLUSTER_IN_HAND` | connections that the worker holds |
@@ -30,6 +31,7 @@ use crate::wire::{GENERATION_VARIABLE, POOL_VARIABLE, SLOT_VARIABLE};
 
 pub(crate) const OBJECT_PID: &str = "OBJECT_PID";
 pub(crate) const CAUSE: &str = "RCLUSTER_CAUSE";
+pub(crate) const ANSWERED: &str = "RCLUSTER_ANSWERED";
 pub(crate) const CUT: &str = "RCLUSTER_CUT";
 pub(crate) const GIVEN_TO_OTHERS: &str = "RCLUSTER_GIVEN_TO_OTHERS";
 pub(crate) const HANDED_BACK: &str = "RCLUSTER_HANDED_BACK";

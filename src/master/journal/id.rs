@@ -41,6 +41,8 @@ message_ids! {
     Missing = "dcbf010d30fb4af3a14ef8de14c1b8d8",
     /// After the master was killed, everything is as it was.
     Resumed = "0a708730f4334bd792c1c5a29f16a1f4",
+    /// Somebody at the adoption socket was no worker of ours.
+    SentAway = "c60fe227e70e44ee988ddea8731eb366",
     /// What a killed master left could not be gone on with.
     StateUnused = "00aff20f32e14a5f916e6437eaf5d39b",
     /// The master has replaced its own image.

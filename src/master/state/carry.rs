@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Carried, Descriptors, Luggage, Packing, State, Text, instant, micros};
+use super::{Carried, Descriptors, Luggage, Packing, State, Text, instant, ledgers, micros};
 use crate::kinds::native::{Client, Worker};
 use crate::master::absent::Absent;
+use crate::master::adoption::secret_of;
 use crate::master::control::{self, Control};
 use crate::master::journal::Followed;
-use crate::master::linger::{self, Lingering};
+use crate::master::linger;
 use crate::master::notify::Notify;
 use crate::master::prepare::Editions;
 use crate::master::state::kept::Kept;
@@ -32,15 +33,17 @@ impl Daemon {
         asked_by: Vec<u64>,
         packing: &mut Packing<'a>,
     ) -> State {
-        let mut state = self.gather(now, self.attempts, packing);
+        let mut state = self.gather(now, self.keeping.attempts, packing);
         let mut carried = Carried { asked_by, ..Carried::default() };
         for (&id, (listener, client)) in &self.held {
             carried.held.extend(gather_held(id, *listener, client, packing));
         }
-        for linger::Client { stream, until } in self.lingering.clients.values() {
+        for linger::Client { stream, latest, .. } in self.lingering.clients.values() {
             let number = packing.pack(stream);
-            carried.lingering.extend(number.map(|number| (number, micros(*until, now))));
+            carried.lingering.extend(number.map(|number| (number, micros(*latest, now))));
         }
+        carried.books = ledgers::gather(&self.ledgers, packing);
+        carried.door = self.adoption.door.as_ref().and_then(|door| door.gather(packing));
         carried.control = self.control.as_ref().and_then(|it| gather_control(it, packing));
         for Followed { id, origin, pipe, lines } in followed {
             let Some(number) = packing.pack(pipe) else { continue };
@@ -78,10 +81,14 @@ impl Daemon {
             (carried.was_told_to_stop, carried.is_subreaper);
         self.has_terminal = carried.has_terminal;
         self.started = instant(state.started, taken);
-        self.attempts = state.attempts;
+        self.keeping.attempts = state.attempts;
         self.greeting = None;
         self.control = carried.control.map(|it| resume_control(it, &mut luggage)).transpose()?;
         self.watch_own()?;
+        match carried.door {
+            Some(door) => self.resume_door(door, &mut luggage)?,
+            None => self.open_door()?,
+        }
         let attention = state.listeners.open.iter().map(|it| (it.id, it.attention)).collect();
         self.resume_goal(&mut state, taken, &mut luggage)?;
         self.resume_workers(&mut state, &mut luggage)?;
@@ -99,9 +106,11 @@ impl Daemon {
             let (listener, client) = resume_held(&held, &mut luggage)?;
             self.held.insert(held.id, (listener, client));
         }
+        ledgers::resume(carried.books, &mut self.ledgers, &mut luggage)?;
+        self.ledgers.resume(self.now);
         for (number, until) in carried.lingering {
             let stream = luggage.unpack(number)?.into();
-            self.lingering.resume(stream, instant(until, taken));
+            self.lingering.resume(stream, self.now, instant(until, taken));
         }
         for pipe in carried.pipes {
             let super::Pipe { id, number, origin, lines } = pipe;
@@ -150,9 +159,24 @@ impl Daemon {
             let ours = luggage.unpack_some(worker.channel)?;
             let theirs = luggage.unpack_some(worker.theirs)?;
             let fail = |error: std::io::Error| format!("worker {}: {error}", who.worker);
-            let (_, words) = self.boards.seat(who.pool, seat).map_err(fail)?;
+            let words = match worker.own_board {
+                None => self.boards.seat(who.pool, seat).map_err(fail)?.1,
+                Some(number) => {
+                    let board = Scoreboard::open(luggage.unpack(number)?).map_err(fail)?;
+                    self.boards.take_over(who.pool, board, seat).map_err(fail)?
+                }
+            };
             let mut resumed = Worker::resumed(who, process, words, ours, theirs).map_err(fail)?;
             (resumed.is_notorious, resumed.is_expelled) = (worker.is_notorious, worker.is_expelled);
+            (resumed.is_welcomed, resumed.hands_back) = (worker.is_welcomed, worker.hands_back);
+            resumed.token = worker.token.as_deref().and_then(secret_of);
+            if let Some((key, number)) = worker.log {
+                resumed.log = Some((key, luggage.unpack(number)?));
+            }
+            if worker.is_joining {
+                resumed.is_watched = false;
+                self.adoption.await_again(who.worker);
+            }
             self.workers.insert(who.worker, resumed);
         }
         Ok(())
@@ -178,7 +202,9 @@ impl Daemon {
         }
         let watch = || -> std::io::Result<()> {
             for (id, worker) in &self.workers {
-                self.poller.add(&worker.channel, Token::Channel(*id).encode())?;
+                if worker.is_watched {
+                    self.poller.add(&worker.channel, Token::Channel(*id).encode())?;
+                }
                 self.poller.add(&worker.process, Token::Process(*id).encode())?;
             }
             for (id, absent) in &self.absent {
@@ -207,7 +233,7 @@ impl super::Outcome {
     }
 }
 
-fn gather_held<'a>(
+pub(super) fn gather_held<'a>(
     id: ConnectionId,
     listener: ListenerId,
     client: &'a Client,
@@ -219,7 +245,7 @@ fn gather_held<'a>(
     Some(super::Connection { id, listener, past, socket: packing.pack(socket)?, leftover })
 }
 
-fn resume_held(
+pub(super) fn resume_held(
     held: &super::Connection,
     luggage: &mut Luggage,
 ) -> Result<(ListenerId, Client), String> {
@@ -275,11 +301,4 @@ fn resume_kept(state: super::Kept, luggage: &mut Luggage) -> Result<Kept, String
     let super::Kept { number, path, sequence } = state;
     let file = luggage.unpack(number)?.into();
     Ok(Kept { file, path: path.map(|path| OsString::from(path).into()), sequence })
-}
-
-impl Lingering {
-    fn resume(&mut self, stream: std::net::TcpStream, until: Instant) {
-        self.last += 1;
-        self.clients.insert(self.last, linger::Client { stream, until });
-    }
 }

@@ -1,16 +1,19 @@
 //! How things are, as a [`State`].
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::{FORMAT, Packing, State, Text, boot, micros, monotonic};
 use crate::kinds::native::Worker;
 use crate::master::absent::Absent;
+use crate::master::adoption::text_of;
 use crate::master::listeners::{Listener, Listeners, Origin};
 use crate::master::pin::{Directory, Held, Interpreter, Pinned, Program};
 use crate::master::prepare::Editions;
 use crate::master::{Daemon, Outcome, Wish};
 use crate::supervisor::{Seat, WishId, WorkerId};
+use crate::wire::scoreboard::identity;
 
 impl Daemon {
     /// Everything that the next master must know. What is carried is packed.
@@ -21,11 +24,11 @@ impl Daemon {
         packing: &mut Packing<'a>,
     ) -> State {
         let mind = self.supervisor.snapshot(now);
-        let seats: BTreeMap<WorkerId, Seat> =
-            mind.workers().map(|(who, seat, _)| (who.worker, seat)).collect();
+        let seats: BTreeMap<WorkerId, (Seat, bool)> =
+            mind.workers().map(|(who, seat, stage)| (who.worker, (seat, stage))).collect();
         let workers = self.workers.iter().filter_map(|(id, worker)| {
             // One that is not in the mind is gone in the same turn.
-            Some(gather_worker(worker, *seats.get(id)?, packing))
+            Some(self.gather_worker(worker, *seats.get(id)?, packing))
         });
         let mut workers: Vec<super::Worker> = workers.collect();
         workers.extend(self.absent.values().map(|absent| gather_absent(absent, packing)));
@@ -60,21 +63,40 @@ impl Daemon {
     }
 }
 
-fn gather_worker<'a>(worker: &'a Worker, seat: Seat, packing: &mut Packing<'a>) -> super::Worker {
-    let process = &worker.process;
-    super::Worker {
-        who: worker.who,
-        seat,
-        pid: process.id(),
-        begun: process.begun(),
-        is_child: process.is_child(),
-        token: None,
-        absent: None,
-        is_notorious: worker.is_notorious,
-        is_expelled: worker.is_expelled,
-        pidfd: packing.pack(process),
-        channel: packing.pack(&worker.channel),
-        theirs: packing.pack(&worker.theirs),
+impl Daemon {
+    fn gather_worker<'a>(
+        &'a self,
+        worker: &'a Worker,
+        (seat, is_ready): (Seat, bool),
+        packing: &mut Packing<'a>,
+    ) -> super::Worker {
+        let (process, board) = (&worker.process, identity(worker.words.as_fd()));
+        let of_pool = self.boards.0.get(&worker.who.pool).map(|(board, _)| board.identity());
+        let own_board = if of_pool == Some(board) { None } else { packing.pack(&worker.words) };
+        let log = worker.log.as_ref();
+        let log = log.and_then(|(key, log)| Some((key.clone(), packing.pack(log)?)));
+        // Until it is ready nobody knows what it can: if it can come, it will.
+        let may_come = worker.is_welcomed || !is_ready;
+        super::Worker {
+            who: worker.who,
+            seat,
+            pid: process.id(),
+            begun: process.begun(),
+            is_child: process.is_child(),
+            token: worker.token.as_ref().filter(|_| may_come).map(text_of),
+            board,
+            own_board,
+            absent: None,
+            is_welcomed: worker.is_welcomed,
+            is_joining: self.adoption.is_joining(worker.who.worker),
+            hands_back: worker.hands_back,
+            log,
+            is_notorious: worker.is_notorious,
+            is_expelled: worker.is_expelled,
+            pidfd: packing.pack(process),
+            channel: packing.pack(&worker.channel),
+            theirs: packing.pack(&worker.theirs),
+        }
     }
 }
 
@@ -87,6 +109,7 @@ fn gather_absent<'a>(absent: &'a Absent, packing: &mut Packing<'a>) -> super::Wo
         begun: process.begun(),
         is_child: process.is_child(),
         token: Some(token.clone()),
+        board: *board,
         absent: Some(*board),
         pidfd: packing.pack(process),
         ..super::Worker::default()
@@ -120,7 +143,8 @@ fn gather_editions<'a>(editions: &'a Editions, packing: &mut Packing<'a>) -> sup
 }
 
 fn gather_pinned<'a>(pinned: &'a Pinned, packing: &mut Packing<'a>) -> super::Pinned {
-    let Pinned { program, arguments, directory, environment, identity, probe } = pinned;
+    let Pinned { program, arguments, directory, environment, identity, .. } = pinned;
+    let Pinned { crash_ledger, probe, .. } = pinned;
     let (program, interpreter, missing) = match program {
         Err(why) => (None, None, Some(why.clone())),
         Ok(Program { held, interpreter }) => {
@@ -147,6 +171,7 @@ fn gather_pinned<'a>(pinned: &'a Pinned, packing: &mut Packing<'a>) -> super::Pi
             .map(|(key, it)| (Text::from(key), Text::from(it)))
             .collect(),
         identity: identity.clone(),
+        crash_ledger: *crash_ledger,
         probe: probe.clone(),
     }
 }

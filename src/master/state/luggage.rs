@@ -12,6 +12,7 @@
 //! | boards | the memfd of each scoreboard |
 //! | editions | programs, interpreters, working directories |
 //! | held, lingering | clients in the master's own hand, with their leftovers |
+//! | ledgers | the memfd of each crash ledger, and the clients' sockets kept with it |
 //! | control | the socket, and its clients |
 //! | journal | the read ends of workers' pipes |
 //! | notify | what systemd is to keep and has not taken yet |

@@ -13,11 +13,13 @@
 //! mod        what there is           luggage   which descriptors are carried
 //! kept       what outlives a crash   gather    how things are → State
 //! carry      what is only carried    resume    State → how things are
+//! ledgers    clients' sockets that are kept beside the workers
 //! ```
 
 mod carry;
 mod gather;
 pub(crate) mod kept;
+mod ledgers;
 mod luggage;
 mod moment;
 mod resume;
@@ -104,6 +106,7 @@ pub(crate) struct Pinned {
     pub(crate) directory: Option<Directory>,
     pub(crate) environment: Vec<(Text, Text)>,
     pub(crate) identity: Option<Identity>,
+    pub(crate) crash_ledger: bool,
     pub(crate) probe: Option<Probe>,
 }
 
@@ -180,8 +183,18 @@ pub(crate) struct Worker {
     /// By which it is known again after a crash. `None`: it cannot be adopted, and drains by itself
     /// when its master is gone.
     pub(crate) token: Option<String>,
-    /// It has not come to this master yet, and counts on the scoreboard of this device and inode.
+    /// Device and inode of the scoreboard that it counts on.
+    pub(crate) board: (u64, u64),
+    /// It has not come to this master yet, and counts on that scoreboard.
     pub(crate) absent: Option<(u64, u64)>,
+    /// That scoreboard, where it is not the pool's.
+    pub(crate) own_board: Option<Number>,
+    pub(crate) is_welcomed: bool,
+    /// It has come and not answered yet.
+    pub(crate) is_joining: bool,
+    pub(crate) hands_back: bool,
+    /// What it is to keep when it is welcomed.
+    pub(crate) log: Option<(String, Number)>,
     pub(crate) is_notorious: bool,
     pub(crate) is_expelled: bool,
     pub(crate) pidfd: Option<Number>,
@@ -229,7 +242,9 @@ pub(crate) struct Carried {
     pub(crate) asked_by: Vec<u64>,
     pub(crate) held: Vec<Connection>,
     pub(crate) lingering: Vec<(Number, Micros)>,
+    pub(crate) books: Vec<ledgers::KeptBook>,
     pub(crate) control: Option<Control>,
+    pub(crate) door: Option<Door>,
     pub(crate) pipes: Vec<Pipe>,
     /// Names in systemd's store of pipes that are being read.
     pub(crate) stored_pipes: BTreeMap<u64, String>,
@@ -242,7 +257,7 @@ pub(crate) struct Carried {
 }
 
 /// A client's connection in the master's hand.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) listener: ListenerId,
@@ -250,6 +265,16 @@ pub(crate) struct Connection {
     pub(crate) past: Option<(u64, u64, u32)>,
     pub(crate) socket: Number,
     pub(crate) leftover: Option<Number>,
+}
+
+/// Where workers of a killed master come.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Door {
+    pub(crate) socket: Number,
+    pub(crate) path: String,
+    /// Ours to remove: device and inode.
+    pub(crate) file: Option<(u64, u64)>,
 }
 
 /// The control socket and its clients.

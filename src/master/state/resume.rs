@@ -49,7 +49,7 @@ fn resume_pinned(
     descriptors: &mut Descriptors<'_>,
 ) -> Result<Pinned, String> {
     let super::Pinned { program, interpreter, missing, directory, .. } = state;
-    let super::Pinned { arguments, environment, identity, probe, .. } = state;
+    let super::Pinned { arguments, environment, identity, crash_ledger, probe, .. } = state;
     let program = match program {
         None => Err(missing.unwrap_or_else(|| "has no program".to_owned())),
         Some(file) => match (file_of(file, descriptors)?, interpreter) {
@@ -70,7 +70,7 @@ fn resume_pinned(
         };
     let environment = environment.into_iter().map(|(key, it)| (key.into(), it.into())).collect();
     let arguments = arguments.into_iter().map(OsString::from).collect();
-    Ok(Pinned { program, arguments, directory, environment, identity, probe })
+    Ok(Pinned { program, arguments, directory, environment, identity, crash_ledger, probe })
 }
 
 /// The outer error: it was not carried over. The inner one: it is another file now.
@@ -183,7 +183,8 @@ impl Listeners {
 
     fn admit(&mut self, state: super::Listener, socket: std::os::fd::OwnedFd, origin: Origin) {
         let super::Listener { id, name, needs_source, answer, .. } = state;
-        let message = ToWorker::Connection { listener: &name, past: None }.encode().into();
+        let message =
+            ToWorker::Connection { listener: &name, past: None, entry: None }.encode().into();
         let answer: Option<Arc<[u8]>> = answer.map(Arc::from);
         let attention = Attention::Pause;
         let listener = Listener { socket, name, origin, attention, message, needs_source, answer };

@@ -116,7 +116,8 @@ impl World {
             it.channel.extend(drains);
             (it.limit, it.handback, it.handed_back_before)
         });
-        self.tell(Event::Joined { worker, limit, handback, handed_back, rescued });
+        let draining = false;
+        self.tell(Event::Joined { worker, limit, handback, draining, handed_back, rescued });
         self.exit.is_none()
     }
 }

@@ -84,6 +84,8 @@ pub struct Player {
     pub seats: BTreeMap<WorkerId, (PoolId, Seat)>,
     pub channels: BTreeMap<WorkerId, VecDeque<Message>>,
     pub held: BTreeMap<ConnectionId, (ListenerId, Past)>,
+    /// Of those in the hand of a worker: who can go on, and how many are told, when it dies.
+    pub ledgers: BTreeMap<WorkerId, (Vec<ListenerId>, u64)>,
     /// Workers to whom nothing can be sent.
     pub broken: BTreeSet<WorkerId>,
     /// Their queues are full.
@@ -106,6 +108,7 @@ impl Player {
             seats: BTreeMap::new(),
             channels: BTreeMap::new(),
             held: BTreeMap::new(),
+            ledgers: BTreeMap::new(),
             broken: BTreeSet::new(),
             full: BTreeSet::new(),
             said: String::new(),
@@ -185,16 +188,35 @@ impl Player {
                 self.take_back_probe(worker);
                 let rescued = self.read_back(worker);
                 self.note_came_back("rescued", &rescued, worker);
-                self.tell(Event::Exited { worker, how: how.to_owned(), rescued });
+                let (alive, answered) = self.ledgers.remove(&worker).unwrap_or_default();
+                let alive: Vec<Held> =
+                    alive.into_iter().map(|from| self.keep(from, Past::Idle)).collect();
+                self.note_came_back("the ledger saves", &alive, worker);
+                let rescued = [rescued, alive].concat();
+                self.tell(Event::Exited { worker, how: how.to_owned(), rescued, answered });
             }
-            // `joined w1`, `joined w1 handback`, `joined w1 handed-back=2`
+            // What its ledger will say: `clean w1 from l1`, `asking w1 2`
+            "clean" => {
+                let listener = ListenerId(id(rest.strip_prefix("from ")?)?);
+                self.ledgers.entry(worker).or_default().0.push(listener);
+            }
+            "asking" => self.ledgers.entry(worker).or_default().1 += rest.parse::<u64>().ok()?,
+            // `joined w1`, `joined w1 handback`, `joined w1 handed-back=2`, `joined w1 draining`
             "joined" => {
+                let draining = rest == "draining";
                 let rescued = self.read_back(worker);
                 self.note_came_back("rescued", &rescued, worker);
                 let handed_back =
                     rest.strip_prefix("handed-back=").map_or(Some(0), |n| n.parse().ok())?;
                 let (limit, handback) = (0, !rest.is_empty());
-                self.tell(Event::Joined { worker, limit, handback, handed_back, rescued });
+                self.tell(Event::Joined {
+                    worker,
+                    limit,
+                    handback,
+                    draining,
+                    handed_back,
+                    rescued,
+                });
             }
             "retire" => self.tell(Event::RetireRequested { worker }),
             // `hand-back w1 from l1`, `hand-back w1 from l1 leftover`, `hand-back w1 lost`

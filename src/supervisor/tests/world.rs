@@ -283,7 +283,7 @@ impl World {
             if self.with(worker, |it| it.is_absent) {
                 self.forget_process(worker, "cut");
                 let (how, rescued) = (how.to_owned(), Vec::new());
-                self.tell(Event::Exited { worker, how, rescued });
+                self.tell(Event::Exited { worker, how, rescued, answered: 0 });
                 if self.exit.is_some() {
                     return true;
                 }
@@ -302,12 +302,22 @@ impl World {
                 }
             }
             self.take_back_probe(worker);
-            let rescued = self.read_back(worker);
+            let mut rescued = self.read_back(worker);
             let process = self.workers.0.get_mut().processes.remove(&worker).unwrap();
-            for (_, client) in process.hand {
-                self.workers.0.get_mut().end(client, "cut");
+            // Half of them keep a ledger.
+            let has_ledger = worker.0 % 2 == 0;
+            let mut answered = 0;
+            for (listener, client) in process.hand {
+                match if has_ledger { self.dice.below(3) } else { 0 } {
+                    0 => self.workers.0.get_mut().end(client, "cut"),
+                    1 => {
+                        answered += 1;
+                        self.workers.0.get_mut().end(client, "answered");
+                    }
+                    _ => rescued.push(self.keep(listener, client, Past::Idle)),
+                }
             }
-            self.tell(Event::Exited { worker, how: how.to_owned(), rescued });
+            self.tell(Event::Exited { worker, how: how.to_owned(), rescued, answered });
             if self.exit.is_some() {
                 return true;
             }

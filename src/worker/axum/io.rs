@@ -41,6 +41,7 @@ struct Told {
 impl Io {
     pub(super) fn new(stream: Stream) -> Io {
         let link = Arc::clone(stream.link());
+        stream.speak_http();
         let drain = Box::pin(async move { link.until_drain().await });
         Io { stream, tracker: OnceLock::new(), told: Told { drain, waker: None } }
     }
@@ -150,6 +151,9 @@ impl AsyncRead for Io {
         if self.leaves(context) {
             return Poll::Ready(Ok(()));
         }
+        if let Some(tracker) = self.tracker.get() {
+            tracker.settle(&self.stream, context.waker());
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
         if let (Poll::Ready(_), Some(tracker)) = (&result, self.tracker.get()) {
@@ -175,6 +179,10 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         // Before it is tried: what the socket does not take now waits in the server.
         self.note_write(context);
+        let io = &mut *self;
+        if let Some(tracker) = io.tracker.get() {
+            io.stream.announce_rest(tracker, slices);
+        }
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -187,6 +195,7 @@ impl AsyncWrite for Io {
         if let Some(tracker) = self.tracker.get() {
             self.watch(tracker, context);
             tracker.note_flush();
+            tracker.settle(&self.stream, context.waker());
         }
         Pin::new(&mut self.stream).poll_flush(context)
     }

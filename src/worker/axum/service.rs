@@ -13,7 +13,7 @@ use axum::serve::IncomingStream;
 use tower_service::Service;
 
 use super::Listener;
-use crate::worker::serve::body::{Answer, Guarded};
+use crate::worker::serve::body::{Answer, Guarded, note_request};
 use crate::worker::serve::tracker::{Guard, Tracker};
 
 /// Makes `axum::serve` hand its idle connections to the next worker when this one is replaced.
@@ -77,6 +77,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
+        note_request(&self.tracker, &request);
         self.tracker.begin();
         let guard = Guard::of_answer(&self.tracker);
         let mut request = request.map(|body| {

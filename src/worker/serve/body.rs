@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 use hyper::service::Service as HyperService;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::service::TowerToHyperService;
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -66,7 +66,15 @@ impl<B: Body> Body for Guarded<B> {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(context)
+        let this = self.project();
+        let polled = this.body.poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            let is_odd = |data: &B::Data| data.chunk().len() < data.remaining();
+            if frame.data_ref().is_some_and(is_odd) {
+                this.guard.tracker().note_odd();
+            }
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -101,6 +109,7 @@ where
     type Future = Answer<Answering<S>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        note_request(&self.tracker, &request);
         self.tracker.begin();
         let guard = Guard::of_answer(&self.tracker);
         let mut request = request.map(|body| {
@@ -110,6 +119,15 @@ where
         self.tracker.peer().introduce(request.extensions_mut());
         Answer::new(self.service.call(request), guard)
     }
+}
+
+/// A request that its client wants to be the last.
+pub(crate) fn note_request<B>(tracker: &Tracker, request: &Request<B>) {
+    // Earlier versions close unless both sides say otherwise.
+    if request.version() < Version::HTTP_11 {
+        tracker.note_last();
+    }
+    tracker.note_head(request.headers());
 }
 
 pin_project! {
@@ -139,6 +157,9 @@ where
         let Poll::Ready(made) = this.answering.poll(context) else { return Poll::Pending };
         // Polled once more after its end, it would wait for ever, as futures may.
         let Some(guard) = this.guard.take() else { return Poll::Pending };
+        if let Ok(response) = &made {
+            guard.tracker().note_head(response.headers());
+        }
         Poll::Ready(made.map(|response| response.map(|body| Guarded::new(body, guard))))
     }
 }

@@ -26,7 +26,8 @@ use super::body::Application;
 use super::io::Io;
 use super::tracker::Tracker;
 use super::{App, BoxError, Checks};
-use crate::worker::link::{Drain, Link};
+use crate::worker::drain::Drain;
+use crate::worker::link::Link;
 use crate::worker::stream::Stream;
 
 /// hyper, on one connection.
@@ -71,6 +72,9 @@ where
     let application = Application::new(service, Arc::clone(&tracker));
     // Known before the first request: its answer is the last one, and says so.
     let is_last = link.drain_told().is_some_and(|drain| !(drain.handback && may_hand_back));
+    if is_last {
+        tracker.note_last();
+    }
     let mut builder = Builder::new();
     let http = builder.keep_alive(!is_last).serve_connection(io, application);
     let mut http = http.with_upgrades();
@@ -93,13 +97,13 @@ where
                 if !is_polled && over(&mut http, context).is_ready() {
                     return Poll::Ready(false);
                 }
-                close(&mut http, &mut phase);
+                close(&mut http, &mut phase, &tracker);
             }
         }
         let is_late = deadline.as_mut().is_some_and(|at| at.as_mut().poll(context).is_ready());
         if is_late {
             deadline = None;
-            close(&mut http, &mut phase);
+            close(&mut http, &mut phase, &tracker);
         }
         poll_drained(&mut http, &tracker, checks, &mut phase, context)
     });
@@ -139,13 +143,14 @@ where
     Pin::new(http).poll(context).map(|_| false)
 }
 
-fn close<S: App<B>, B>(http: &mut Http1<S>, phase: &mut Phase)
+fn close<S: App<B>, B>(http: &mut Http1<S>, phase: &mut Phase, tracker: &Tracker)
 where
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
     *phase = Phase::Closing;
+    tracker.note_last();
     Pin::new(http).graceful_shutdown();
 }
 
@@ -171,7 +176,7 @@ where
                 Look::Busy => return Poll::Pending,
                 Look::InDoubt => {
                     checks.vetoes.fetch_add(1, Relaxed);
-                    close(http, phase);
+                    close(http, phase, tracker);
                 }
             }
         }

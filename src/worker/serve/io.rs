@@ -28,6 +28,7 @@ impl AsyncRead for Io {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.tracker.settle(&self.stream, context.waker());
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
         if result.is_ready() {
@@ -53,6 +54,8 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         // Before it is tried: what the socket does not take now waits in the server.
         self.tracker.note_write();
+        let io = &mut *self;
+        io.stream.announce_rest(&io.tracker, slices);
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -63,6 +66,7 @@ impl AsyncWrite for Io {
     /// The server calls this only when it has nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.tracker.note_flush();
+        self.tracker.settle(&self.stream, context.waker());
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

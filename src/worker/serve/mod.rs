@@ -148,6 +148,7 @@ impl Worker {
         let mut incoming = self.into_incoming()?;
         while let Some(stream) = incoming.next().await {
             stream.count_by_hand();
+            stream.speak_http();
             tokio::spawn(serve_stream(stream, app.clone(), checks.clone()));
         }
         Ok(())

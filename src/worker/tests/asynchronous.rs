@@ -66,7 +66,10 @@ fn unix_streams_are_streams_too() {
     let runtime = current_thread();
     let mut incoming = runtime.block_on(async { worker.into_incoming().unwrap() });
     let (mut client, server) = std::os::unix::net::UnixStream::pair().unwrap();
-    master.pass(&ToWorker::Connection { listener: "admin", past: None }.encode(), server.as_fd());
+    master.pass(
+        &ToWorker::Connection { listener: "admin", past: None, entry: None }.encode(),
+        server.as_fd(),
+    );
     drop(server);
     client.write_all(b"x").unwrap();
     let stream = runtime.block_on(incoming.next()).unwrap();

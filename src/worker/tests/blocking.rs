@@ -34,7 +34,10 @@ fn connections_are_answered_and_counted() {
     let worker = serve(worker.threads(5), capitals);
     let ready = master.hear();
     let board = u32::try_from(master.board.size()).unwrap();
-    assert_eq!(ready, ToMaster::Ready { limit: 5, stride: STRIDE as u32, board, handback: true });
+    let (stride, handback, adoption, draining) = (STRIDE as u32, true, true, false);
+    let (limit, ledger) = (5, false);
+    let wanted = ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining };
+    assert_eq!(ready, wanted);
     for _ in 0..2 {
         let mut client = master.dispatch();
         for _ in 0..3 {
@@ -63,7 +66,10 @@ fn a_connection_knows_where_it_comes_from() {
     assert_eq!(port, Some(master.port()));
 
     let (client, server) = UnixStream::pair().unwrap();
-    master.pass(&ToWorker::Connection { listener: "admin", past: None }.encode(), server.as_fd());
+    master.pass(
+        &ToWorker::Connection { listener: "admin", past: None, entry: None }.encode(),
+        server.as_fd(),
+    );
     let (listener, peer, port) = hear.recv().unwrap();
     assert_eq!(listener, "admin");
     assert_eq!(peer.unwrap(), Address::Unix(String::new()));
@@ -89,7 +95,10 @@ fn unix_and_tcp_are_served_alike_and_block() {
     drop(tcp);
     let (mut client, server) = UnixStream::pair().unwrap();
     server.set_nonblocking(true).unwrap();
-    master.pass(&ToWorker::Connection { listener: "web", past: None }.encode(), server.as_fd());
+    master.pass(
+        &ToWorker::Connection { listener: "web", past: None, entry: None }.encode(),
+        server.as_fd(),
+    );
     drop(server);
     client.set_read_timeout(Some(LONG)).unwrap();
     client.write_all(b"ab").unwrap();
@@ -345,9 +354,12 @@ fn what_is_no_connection_is_skipped() {
     master.say(&ToWorker::Unknown(200));
     master.say_bytes(&[1]);
     master.say_bytes(&[0, 2, 0, 0]);
-    master.say(&ToWorker::Connection { listener: "no descriptor", past: None });
+    master.say(&ToWorker::Connection { listener: "no descriptor", past: None, entry: None });
     let (file, _) = pair().unwrap();
-    master.pass(&ToWorker::Connection { listener: "no stream", past: None }.encode(), file.as_fd());
+    master.pass(
+        &ToWorker::Connection { listener: "no stream", past: None, entry: None }.encode(),
+        file.as_fd(),
+    );
     let mut client = master.dispatch();
     client.write_all(b"x").unwrap();
     assert_eq!(read_exact(&client), *b"X");

@@ -279,7 +279,9 @@ fn damaged_leftover_costs_its_connection_alone() {
     let count = cases.len() as u64;
     for (length, packed) in cases {
         let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
-        let message = ToWorker::Connection { listener: "web", past: Some(past(length)) }.encode();
+        let message =
+            ToWorker::Connection { listener: "web", past: Some(past(length)), entry: None }
+                .encode();
         let packed = packed.as_ref().map(AsFd::as_fd);
         master.end.send_with(&message, server.as_fd(), packed).unwrap();
         drop(server);
@@ -287,7 +289,7 @@ fn damaged_leftover_costs_its_connection_alone() {
     }
     // Nobody announced it: not looked at.
     let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
-    let message = ToWorker::Connection { listener: "web", past: None }.encode();
+    let message = ToWorker::Connection { listener: "web", past: None, entry: None }.encode();
     let stray = pack(b"stray").unwrap();
     master.end.send_with(&message, server.as_fd(), Some(stray.as_fd())).unwrap();
     drop(server);
@@ -370,7 +372,10 @@ fn closing_is_for_everybody() {
     let worker = serve(worker, |connection: Connection| read_exact::<1>(&connection));
     master.hear_ready();
     let (mut client, server) = std::os::unix::net::UnixStream::pair().unwrap();
-    master.pass(&ToWorker::Connection { listener: "web", past: None }.encode(), server.as_fd());
+    master.pass(
+        &ToWorker::Connection { listener: "web", past: None, entry: None }.encode(),
+        server.as_fd(),
+    );
     client.write_all(b"x").unwrap();
     assert_eq!(read_all(&client), "", "though it is held here");
     drop(server);

@@ -112,7 +112,10 @@ fn a_peer_tells_of_unix_sockets_too() {
         axum::serve(listener, app).with_graceful_shutdown(draining).await
     });
     let (mut client, server) = std::os::unix::net::UnixStream::pair().unwrap();
-    master.pass(&ToWorker::Connection { listener: "admin", past: None }.encode(), server.as_fd());
+    master.pass(
+        &ToWorker::Connection { listener: "admin", past: None, entry: None }.encode(),
+        server.as_fd(),
+    );
     drop(server);
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     client.write_all(REQUEST).unwrap();

@@ -1,12 +1,16 @@
 //! A fake master in the test's own process: it holds the other end of the channel, a duplicate of
 //! the worker's end (as the real one does) and the board, and does what it is told.
 
+#[cfg(feature = "daemon")]
+mod adoption;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod blocking;
 #[cfg(feature = "axum")]
 mod fuzz;
 mod handback;
+#[cfg(feature = "axum")]
+mod ledger;
 #[cfg(feature = "axum")]
 mod listener;
 #[cfg(feature = "daemon")]
@@ -26,6 +30,7 @@ use super::{Place, Worker};
 use crate::sys::leftover::{pack, unpack};
 use crate::sys::socket::wait_readable;
 use crate::wire::channel::{End, Received, pair};
+use crate::wire::ledger::Ledger;
 use crate::wire::message::{LENGTH_MAX, Past, ToMaster, ToWorker};
 use crate::wire::scoreboard::{Counts, Scoreboard, SeatWords};
 
@@ -75,7 +80,19 @@ pub fn cluster_with_request_limit(limit: u64) -> (Master, Worker) {
     let (master, channel) = Master::new(limit);
     let board = Scoreboard::open(master.board.as_fd().try_clone_to_owned().unwrap()).unwrap();
     let place = Place { pool: "web".into(), slot: 1, generation: 3 };
-    (master, Worker::new(End::new(channel), &board, SEAT, place).unwrap())
+    (master, Worker::new(End::new(channel), &board, SEAT, place, None).unwrap())
+}
+
+/// The same, with a ledger.
+pub fn cluster_with_ledger() -> (Master, Worker, Ledger) {
+    let (master, channel) = Master::new(0);
+    let copy = |source: BorrowedFd<'_>| source.try_clone_to_owned().unwrap();
+    let board = Scoreboard::open(copy(master.board.as_fd())).unwrap();
+    let place = Place { pool: "web".into(), slot: 1, generation: 3 };
+    let ledger = Ledger::create().unwrap();
+    let theirs = Some(Ledger::open(copy(ledger.as_fd())).unwrap());
+    let worker = Worker::new(End::new(channel), &board, SEAT, place, theirs).unwrap();
+    (master, worker, ledger)
 }
 
 impl Master {
@@ -115,12 +132,14 @@ impl Master {
                 Received::Message { len, descriptor, second, .. } => {
                     match ToMaster::decode(&buffer[..len]).unwrap() {
                         ToMaster::Room => {}
-                        ToMaster::Handback { listener, past } => {
+                        ToMaster::Handback { listener, past, .. } => {
                             return Returned::new(listener, past, descriptor.unwrap(), second);
                         }
                         other @ (ToMaster::Ready { .. }
                         | ToMaster::Drained
                         | ToMaster::Retire
+                        | ToMaster::Hello { .. }
+                        | ToMaster::Keep { .. }
                         | ToMaster::Unknown(_)) => panic!("{other:?}"),
                     }
                 }
@@ -136,7 +155,7 @@ impl Master {
     /// Gives a connection that was handed back to this master's worker.
     pub fn pass_on(&self, returned: &Returned) {
         let Returned { listener, past, socket, leftover } = returned;
-        let message = ToWorker::Connection { listener, past: Some(*past) }.encode();
+        let message = ToWorker::Connection { listener, past: Some(*past), entry: None }.encode();
         let packed = (!leftover.is_empty()).then(|| pack(leftover).unwrap());
         let packed = packed.as_ref().map(AsFd::as_fd);
         self.end.send_with(&message, socket.as_fd(), packed).unwrap();
@@ -166,8 +185,23 @@ impl Master {
         client.set_read_timeout(Some(LONG)).unwrap();
         let (server, _) = self.listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
-        other.pass(&ToWorker::Connection { listener: "web", past: None }.encode(), server.as_fd());
+        other.pass(
+            &ToWorker::Connection { listener: "web", past: None, entry: None }.encode(),
+            server.as_fd(),
+        );
         client
+    }
+
+    /// The same with an entry in the ledger; answers our copy of the socket, too.
+    pub fn dispatch_kept(&self, entry: u32) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(LONG)).unwrap();
+        let (server, _) = self.listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let message =
+            ToWorker::Connection { listener: "web", past: None, entry: Some(entry) }.encode();
+        self.pass(&message, server.as_fd());
+        (client, server)
     }
 
     pub fn port(&self) -> u16 {
@@ -192,7 +226,7 @@ impl Master {
             match received {
                 Ok(Received::Message { len, descriptor, second, .. }) => {
                     return match ToMaster::decode(&buffer[..len]).unwrap() {
-                        ToMaster::Handback { listener, past } => {
+                        ToMaster::Handback { listener, past, .. } => {
                             let socket = descriptor.unwrap();
                             Heard::Returned(Returned::new(listener, past, socket, second))
                         }
@@ -200,6 +234,8 @@ impl Master {
                         | ToMaster::Room
                         | ToMaster::Drained
                         | ToMaster::Retire
+                        | ToMaster::Hello { .. }
+                        | ToMaster::Keep { .. }
                         | ToMaster::Unknown(_)) => Heard::Said(other),
                     };
                 }
@@ -257,7 +293,7 @@ impl Master {
         let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
         client.set_read_timeout(Some(LONG)).unwrap();
         server.set_nonblocking(true).unwrap();
-        let message = ToWorker::Connection { listener: "web", past: None }.encode();
+        let message = ToWorker::Connection { listener: "web", past: None, entry: None }.encode();
         self.pass(&message, server.as_fd());
         client
     }
