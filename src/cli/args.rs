@@ -93,6 +93,9 @@ Example:
     /// Be a worker of the demonstration
     #[command(hide = true)]
     DemoWorker(DemoWorker),
+    /// End what is left of a service that has ended; the units run it
+    #[command(hide = true)]
+    Sweep(Sweep),
 }
 
 /// What was typed after `run`.
@@ -206,6 +209,17 @@ pub struct DemoWorker {
     pub name: String,
 }
 
+/// What was typed after `sweep`.
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// The service whose processes are ended, in the slice that this process runs in [default: the
+    /// unit that this process belongs to]
+    pub unit: Option<String>,
+    /// Do nothing unless this file is there
+    #[arg(long, value_name = "FILE")]
+    pub mark: Option<PathBuf>,
+}
+
 /// Which master is meant, when several run.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Master {
@@ -269,6 +283,7 @@ mod tests {
             "stop --control p",
             "upgrade -i web",
             "hello",
+            "sweep rcluster.service --mark f",
         ] {
             let words = ["rcluster"].into_iter().chain(typed.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{typed}");

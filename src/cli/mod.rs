@@ -14,6 +14,7 @@
 //! * [`control`]: the verbs that command a master.
 //! * [`status`]: the verb that looks at one; [`render`] and [`reloads`] turn what it sees into text.
 //! * [`check`]: all that is wrong with a configuration.
+//! * [`sweep`]: what the units run when the service has ended.
 //! * [`output`]: what is printed, where, and how bad it is.
 //!
 //! Exit codes: 0 done, 1 failed or refused (one sentence says why and what to do), 2 usage. A reader
@@ -30,6 +31,7 @@ mod render;
 mod run;
 pub mod source;
 mod status;
+mod sweep;
 
 use std::fmt;
 use std::io;
@@ -60,6 +62,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Verb::Scale(typed) => control::scale(&typed),
         Verb::Stop(typed) => control::stop(&typed),
         Verb::Upgrade(typed) => control::upgrade(&typed),
+        Verb::Sweep(typed) => sweep::sweep(&typed),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

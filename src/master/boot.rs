@@ -174,6 +174,7 @@ impl Daemon {
         let editions = Editions::resume(state.editions, &mut reopened)?;
         let mind = Supervisor::restore(state.mind, taken, How::Orphaned { now, awaited })?;
         self.listeners.resume(state.listeners, &mut reopened)?;
+        self.listeners.discard_unclaimed();
         (self.supervisor, self.editions) = (mind, editions);
         for state::Wish { id, caller, config, names, edition, .. } in state.wishes {
             let config = Arc::new(config);

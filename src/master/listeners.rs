@@ -93,6 +93,11 @@ impl Listeners {
         self.discarded.extend(self.stored.keep_only(&addresses));
     }
 
+    /// The same, of all that has not been claimed: a socket whose file is gone, for one.
+    pub(crate) fn discard_unclaimed(&mut self) {
+        self.discarded.extend(self.stored.keep_only(&[]));
+    }
+
     /// Names that systemd's store is to forget.
     pub(crate) fn take_discarded(&mut self) -> Vec<String> {
         std::mem::take(&mut self.discarded)

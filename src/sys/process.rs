@@ -334,6 +334,33 @@ fn ended(which: Which<'_>, then: Then) -> io::Result<Option<(Pid, Ending)>> {
     Ok(Some((Pid::from_raw(id), ending)))
 }
 
+/// Ends a process that is not ours: SIGKILL, and waits until it is gone. `is_meant` is asked once the
+/// number can mean no other process any more.
+///
+/// # Errors
+/// Those of `pidfd_open(2)` and `pidfd_send_signal(2)`; one that is gone already is no error.
+pub fn end(id: u32, is_meant: impl FnOnce() -> bool) -> io::Result<()> {
+    let id = Pid::from_raw(i32::try_from(id).map_err(io::Error::other)?);
+    let pidfd = match open_pidfd(id) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !is_meant() {
+        return Ok(());
+    }
+    // SAFETY: a live descriptor, plain numbers, and no siginfo.
+    let sent = unsafe {
+        let none = std::ptr::null::<libc::siginfo_t>();
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0)
+    };
+    if sent < 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) };
+    }
+    super::socket::wait_readable(&[pidfd.as_fd()], None)
+}
+
 /// Makes orphans of our workers ours, so that none is lost to view (without systemd, whose cgroup
 /// does the same).
 ///

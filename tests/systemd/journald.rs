@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::machine::Machine;
 use crate::service::{
-    OURS, configure, get, install, paced, pool, reload, serve, wait_answers, web,
+    OURS, configure, drop_in, get, install, paced, pool, reload, serve, wait_answers, web,
 };
 
 crate::scenarios!(
@@ -165,9 +165,12 @@ fn a_stream_or_the_masters_own_output_when_that_is_wanted(machine: &Machine) {
 fn the_last_words_of_a_killed_masters_workers_are_read_by_the_next(machine: &Machine) {
     let script = "[ $RCLUSTER_SLOT$RCLUSTER_GENERATION = 11 ] && (until [ -e /run/rcluster/go ]; do sleep 0.1; done; \
                   echo my last words; printf 'without an end'; touch /run/rcluster/done) &";
+    // Its workers are killed with the master.
+    drop_in(machine, "rcluster.service", "[Service]\nKillMode=mixed\n");
     serve(machine, &after(script));
     let old = values(machine, "OBJECT_PID", &format!("{OURS} RCLUSTER_SLOT=1"))[0].clone();
-    machine.wait_for("test $(systemctl show --value -p NFileDescriptorStore rcluster) = 2");
+    // Two pipes, and the state.
+    machine.wait_for("test $(systemctl show --value -p NFileDescriptorStore rcluster) = 3");
     // It reads nothing any more, and then it is killed, and its workers with it.
     machine.sh("kill -STOP $(systemctl show --value -p MainPID rcluster)").ok();
     machine.write("/run/rcluster/go", "");
@@ -179,9 +182,9 @@ fn the_last_words_of_a_killed_masters_workers_are_read_by_the_next(machine: &Mac
     assert_eq!(words, ["my last words", "without an end"]);
     // What is read to its end is stored no more.
     machine.wait_for("systemctl is-active rcluster");
-    machine.wait_for("test $(systemctl show --value -p NFileDescriptorStore rcluster) = 2");
+    machine.wait_for("test $(systemctl show --value -p NFileDescriptorStore rcluster) = 3");
     machine.sh("systemctl restart rcluster").ok();
-    machine.wait_for("test $(systemctl show --value -p NFileDescriptorStore rcluster) = 2");
+    machine.wait_for("test $(systemctl show --value -p NFileDescriptorStore rcluster) = 3");
 }
 
 fn an_instance_is_known_by_its_name(machine: &Machine) {

@@ -8,6 +8,7 @@ mod service;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adoption;
 mod basics;
 mod control;
 mod journald;

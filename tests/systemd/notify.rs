@@ -125,12 +125,12 @@ fn what_rcluster_bound_itself_stays_open_over_restarts_and_crashes(machine: &Mac
     // A killed master: whoever comes meanwhile waits.
     machine.sh("systemctl kill -s KILL --kill-whom=main rcluster").ok();
     assert!(machine.within(|| exchange(OWN, REQUEST)).is_ok());
-    // As many descriptors as sockets, and none of those that are gone.
+    // As many descriptors as sockets, none of those that are gone; and the state.
     let stored = machine.property("NFileDescriptorStore");
-    assert_eq!(stored, "3", "{}", machine.journal(OURS));
+    assert_eq!(stored, "4", "{}", machine.journal(OURS));
     configure(machine, &silent);
     reload(machine).ok();
-    machine.wait_for("test \"$(systemctl show --value -p NFileDescriptorStore rcluster)\" = 0");
+    machine.wait_for("test \"$(systemctl show --value -p NFileDescriptorStore rcluster)\" = 1");
     assert!(machine.within(|| exchange(OWN, REQUEST)).is_err(), "no pool listens there");
     assert!(machine.sh(&format!("test -e {kept}")).code != 0, "its file is gone, too");
 }

@@ -25,8 +25,11 @@ pub fn pool(name: &str, command: &str, extra: &str) -> String {
 pub fn install(machine: &Machine, config: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     machine.put(built("rcluster"), "/usr/bin/rcluster");
-    for unit in ["rcluster.service", "rcluster.socket", "rcluster@.service", "rcluster@.socket"] {
-        machine.put(root.join("systemd").join(unit), &format!("/usr/lib/systemd/system/{unit}"));
+    for name in ["rcluster.service", "rcluster.socket", "rcluster-adopt.socket"] {
+        for unit in [name.to_owned(), name.replace('.', "@.")] {
+            let place = format!("/usr/lib/systemd/system/{unit}");
+            machine.put(root.join("systemd").join(unit), &place);
+        }
     }
     machine.put(root.join("systemd/rcluster.sysusers"), "/usr/lib/sysusers.d/rcluster.conf");
     machine.sh("systemd-sysusers rcluster.conf").ok();

@@ -8,7 +8,8 @@ use crate::support::load::exchange;
 
 fn the_units_are_in_order_and_hardened(machine: &Machine) {
     install(machine, &web(""));
-    let units = "rcluster.service rcluster.socket rcluster@a.service rcluster@a.socket";
+    let units = "rcluster.service rcluster.socket rcluster-adopt.socket rcluster@a.service \
+                 rcluster@a.socket rcluster-adopt@a.socket";
     let verified = machine.sh(&format!("systemd-analyze verify --man=no {units}")).ok().text;
     let about_us: Vec<&str> = verified.lines().filter(|line| line.contains("rcluster")).collect();
     assert_eq!(about_us, Vec::<&str>::new());
