@@ -9,7 +9,7 @@ use crate::service::{PORT, drop_in, get, install, paced, pool, reload, serve, wa
 use crate::support::keep_alive::Clients;
 
 crate::scenarios!(
-    a_killed_master_costs_nobody_anything,
+    a_killed_master_costs_at_most_whom_it_was_passing_on,
     a_master_that_is_killed_in_mid_reload_costs_what_was_in_its_own_hand,
     nothing_is_left_after_a_stop,
     nothing_is_left_after_a_stop_while_no_master_runs,
@@ -21,8 +21,8 @@ crate::scenarios!(
 /// New connections a second.
 const RATE: u32 = 200;
 
-/// What a master has in its own hand dies with it: a connection that it passes on; or, right when it
-/// tells a worker to drain, those that this worker has not received, of which there are 32 at most.
+/// What a master has in its own hand dies with it: the one connection that it passes on; or, right when
+/// it tells a worker to drain, those that this worker has not received, of which there are 32 at most.
 const IN_HAND: usize = 32;
 
 fn kill_master(machine: &Machine) {
@@ -74,10 +74,10 @@ fn nobody_is_lost(machine: &Machine, name: &str, doomed: usize, what: impl FnOnc
     assert!(lost <= doomed, "{failed:?}\n{}", journal());
 }
 
-fn a_killed_master_costs_nobody_anything(machine: &Machine) {
+fn a_killed_master_costs_at_most_whom_it_was_passing_on(machine: &Machine) {
     serve(machine, &web(""));
     let before = workers(machine);
-    nobody_is_lost(machine, "the master killed 8 times", 0, |kept| {
+    nobody_is_lost(machine, "the master killed 8 times", 8, |kept| {
         for _ in 0..8 {
             replace_master(machine);
             kept.wait(50);
@@ -178,7 +178,7 @@ fn workers_of_other_users_are_adopted(machine: &Machine) {
     );
     serve(machine, &web("user = \"nobody\""));
     let before = workers(machine);
-    nobody_is_lost(machine, "workers of another user, the master killed 3 times", 0, |kept| {
+    nobody_is_lost(machine, "workers of another user, the master killed 3 times", 3, |kept| {
         for _ in 0..3 {
             replace_master(machine);
             kept.wait(50);
