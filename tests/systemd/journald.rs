@@ -149,9 +149,10 @@ fn a_stopped_journald_holds_up_no_client_and_the_gap_is_counted(machine: &Machin
 
 fn a_stream_or_the_masters_own_output_when_that_is_wanted(machine: &Machine) {
     let script = "[ \"$JOURNAL_STREAM\" = $(stat -Lc %d:%i /proc/$$/fd/1) ] && echo to the journal";
-    for (log, found) in
-        [("stream", "-t rcluster-web-1"), ("inherit", "_SYSTEMD_UNIT=rcluster.service _COMM=sh")]
-    {
+    for (log, found) in [
+        ("stream", "-t rcluster-web-1"),
+        ("inherit", "_SYSTEMD_UNIT=rcluster.service _TRANSPORT=stdout"),
+    ] {
         let config = format!("[master]\nlog = \"{log}\"\n{}", after(script));
         serve(machine, &config);
         machine.wait_for(&format!("journalctl -o cat {found} | grep -x 'to the journal'"));
