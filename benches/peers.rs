@@ -16,11 +16,8 @@
     reason = "benches measure time and fail loudly"
 )]
 
-mod peers {
-    pub mod load;
-    pub mod roster;
-    pub mod server;
-}
+#[path = "peers/mod.rs"]
+mod peers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

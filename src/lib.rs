@@ -46,7 +46,8 @@
 //! `reconcile`, `dispatch`, and the transcripts in `supervisor/tests/transcripts`, each of which is
 //! a story of facts and the orders that follow. To understand how, read `master/mod.rs` (the loop
 //! is one screen), `observe`, `perform`. To understand a connection's way, read `wire/message.rs`,
-//! `wire/scoreboard.rs`, `kinds/native.rs`, `worker/taker.rs`.
+//! `wire/scoreboard.rs`, `kinds/native.rs`, `worker/taker.rs`; where workers accept by themselves,
+//! `master/admission.rs`, `worker/acceptor.rs`, `worker/balance.rs`.
 //!
 //! # Invariants
 //!

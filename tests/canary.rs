@@ -18,14 +18,33 @@ use serde_json::json;
 use support::load::Load;
 use support::{Cluster, PATIENCE, RCLUSTER, is_alive, pool, wait_gone, web};
 
-/// What a pool's program does after it has become the demo's worker, so many seconds later.
-fn program(folder: &Path, fate: &str) {
-    let text = format!("#!/bin/sh\n{fate}\nexec {RCLUSTER} demo-worker http\n");
+/// What happens to a pool's program, which becomes the demo's worker, once it is on trial: the signal
+/// that it gets.
+fn program(folder: &Path, fate: Option<&str>) {
+    let fate = fate.map_or_else(String::new, |signal| {
+        let it = folder.join(ON_TRIAL).display().to_string();
+        format!("(while [ ! -e '{it}' ]; do sleep 0.01; done; kill -{signal} $$) &\n")
+    });
+    let text = format!("#!/bin/sh\n{fate}exec {RCLUSTER} demo-worker http\n");
     // As a deploy does it: a new file that takes the old one's name.
     let (new, path) = (folder.join("app.new"), folder.join("app"));
     std::fs::write(&new, text).unwrap();
     std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::rename(new, path).unwrap();
+}
+
+/// The file that tells a program that it is on trial.
+const ON_TRIAL: &str = "on-trial";
+
+/// A reload of a program that meets its fate on trial. The sentence of the refusal.
+fn reload_to_its_fate(cluster: &Cluster, signal: &str) -> String {
+    program(cluster.folder.path(), Some(signal));
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| cluster.reload().unwrap_err());
+        cluster.wait_for("is on trial for ");
+        std::fs::write(cluster.path(ON_TRIAL), "").unwrap();
+        reload.join().unwrap()
+    })
 }
 
 fn app(extra: &str) -> String {
@@ -35,7 +54,7 @@ fn app(extra: &str) -> String {
 /// A master whose pool runs `app`, which is good.
 fn serve(extra: &str) -> Cluster {
     let folder = tempfile::tempdir().unwrap();
-    program(folder.path(), "");
+    program(folder.path(), None);
     let port = support::free_port();
     let mut command = std::process::Command::new(RCLUSTER);
     command.arg("run").arg("--config").arg(folder.path().join("rcluster.toml"));
@@ -66,12 +85,11 @@ fn assert_balanced(cluster: &Cluster) {
 
 /// Deploys what has this fate under load. The sentence of the refusal; no request fails but those that
 /// the canary itself had taken.
-fn deploy(extra: &str, fate: &str) -> String {
+fn deploy(extra: &str, signal: &str) -> String {
     let cluster = serve(extra);
     let before = cluster.pids("web");
     let load = Load::paced(cluster.port, 100, "/pid");
-    program(cluster.folder.path(), fate);
-    let refusal = cluster.reload().unwrap_err();
+    let refusal = reload_to_its_fate(&cluster, signal);
     assert_eq!(cluster.pids("web"), before, "no old worker has made room: {refusal}");
     let tally = load.finish();
     let line = cluster.wait_for("reload of generation 2: ");
@@ -82,7 +100,7 @@ fn deploy(extra: &str, fate: &str) -> String {
     assert_eq!((last.outcome.as_str(), last.generation), ("rolled back", Some(2)));
     assert_eq!(format!("rolled back: {}", last.message), refusal);
     // A good one goes through after that.
-    program(cluster.folder.path(), "");
+    program(cluster.folder.path(), None);
     cluster.configure(&app(""));
     cluster.reload().unwrap();
     assert_ne!(cluster.pids("web"), before);
@@ -91,45 +109,46 @@ fn deploy(extra: &str, fate: &str) -> String {
 
 #[test]
 fn a_canary_that_crashes_within_its_time_takes_the_reload_back() {
-    let refusal = deploy("canary = \"2s\"", "(sleep 0.3; kill -ABRT $$) &");
-    assert!(refusal.starts_with("rolled back: web/1: the canary was killed by SIGABRT after 0."));
-    let refusal = deploy("canary = \"2s\"", "(sleep 0.3; kill -KILL $$) &");
+    let refusal = deploy("canary = \"20s\"", "ABRT");
+    let sentence = "rolled back: web/1: the canary was killed by SIGABRT after ";
+    assert!(refusal.starts_with(sentence), "{refusal}");
+    let refusal = deploy("canary = \"20s\"", "KILL");
     assert!(refusal.contains("web/1: the canary was killed by SIGKILL after "), "{refusal}");
 }
 
+/// Every second the canary is asked how it is.
+const PROBED: &str =
+    "canary = \"30s\"\ndrain-timeout = \"1s\"\nprobe = \"/\"\nprobe-timeout = \"800ms\"";
+
 #[test]
 fn a_canary_that_hangs_within_its_time_takes_the_reload_back() {
-    let stops = "(sleep 0.3; kill -STOP $$) &";
-    let refusal = deploy("canary = \"20s\"\ndrain-timeout = \"1s\"", stops);
+    let refusal = deploy("canary = \"20s\"\ndrain-timeout = \"1s\"", "STOP");
     assert!(refusal.contains("web/1: the canary took nothing for "), "{refusal}");
-    let probed =
-        "canary = \"20s\"\ndrain-timeout = \"1s\"\nprobe = \"/\"\nprobe-timeout = \"200ms\"";
-    let refusal = deploy(probed, "(sleep 0.9; kill -STOP $$) &");
-    let sentence = "the canary is not well: its probe was not answered within 200ms";
+    let refusal = deploy(PROBED, "STOP");
+    let sentence = "the canary is not well: its probe was not answered within 800ms";
     assert!(refusal.contains(sentence) || refusal.contains("took nothing for"), "{refusal}");
 }
 
 #[test]
 fn a_probe_that_nobody_took_is_no_client_of_another_worker() {
     // Without clients, so that only the probe is in its queue: it is read back when it drains.
-    let probed =
-        "canary = \"20s\"\ndrain-timeout = \"1s\"\nprobe = \"/\"\nprobe-timeout = \"200ms\"";
-    let cluster = serve(probed);
-    program(cluster.folder.path(), "(sleep 0.5; kill -STOP $$) &");
-    let refusal = cluster.reload().unwrap_err();
-    let sentence = "web/1: the canary is not well: its probe was not answered within 200ms";
-    assert!(refusal.contains(sentence), "{refusal}");
+    let cluster = serve(PROBED);
+    let refusal = reload_to_its_fate(&cluster, "STOP");
+    let sentence = "web/1: the canary is not well: its probe was not answered within 800ms";
+    // On a busy machine it may be found out by its silence first.
+    assert!(refusal.contains(sentence) || refusal.contains("took nothing for"), "{refusal}");
     let line = cluster.wait_for("reload of generation 2: ");
     assert!(line.ends_with("0 handed back, 0 re-dispatched, 0 cut"), "{line}");
     let pool = cluster.status().pools.remove(0);
     let of_old: u64 = pool.workers.iter().map(|worker| worker.connections).sum();
-    // Its first probe was answered, the second came back.
-    assert_eq!((pool.accepted, pool.finished, of_old), (1, 1, 0), "{pool:?}");
+    // Its first probes were answered, the last came back.
+    assert_eq!((pool.finished, of_old), (pool.accepted, 0), "{pool:?}");
+    assert!(pool.accepted > 0, "{pool:?}");
 }
 
 #[test]
 fn a_canary_that_fails_its_probe_gets_no_client() {
-    let probed = "probe = \"/healthz\"\nprobe-timeout = \"300ms\"";
+    let probed = "probe = \"/healthz\"";
     let cluster = Cluster::serve(&web(probed));
     let before = cluster.pids("web");
     let load = Load::paced(cluster.port, 200, "/pid");
@@ -176,12 +195,12 @@ fn a_canary_that_fails_its_probe_gets_no_client() {
 #[test]
 fn a_good_canary_serves_beside_the_old_workers_until_its_time_is_over() {
     let good =
-        "canary = \"2s\"\nprobe = { send = \"GET /pid HTTP/1.0\\r\\n\\r\\n\", expect = \"200\" }";
+        "canary = \"5s\"\nprobe = { send = \"GET /pid HTTP/1.0\\r\\n\\r\\n\", expect = \"200\" }";
     let cluster = Cluster::serve(&web(good));
     let before = cluster.pids("web");
     let load = Load::paced(cluster.port, 200, "/pid");
     cluster.signal("USR1");
-    cluster.wait_for("is on trial for 2.0 s");
+    cluster.wait_for("is on trial for 5.0 s");
     let pids = cluster.pids("web");
     assert_eq!(pids.len(), 3, "{pids:?}");
     assert!(before.iter().all(|pid| pids.contains(pid)), "{before:?} {pids:?}");
@@ -192,7 +211,7 @@ fn a_good_canary_serves_beside_the_old_workers_until_its_time_is_over() {
     let canary = pids.iter().find(|pid| !before.contains(pid)).unwrap();
     assert!(tally.by_pid.contains_key(&canary.to_string()), "it had its share");
     let last = history(&cluster).remove(0);
-    assert!(last.took.unwrap() >= 2.0, "{last:?}");
+    assert!(last.took.unwrap() >= 5.0, "{last:?}");
     assert_eq!(last.asked_by, ["SIGUSR1"]);
     assert_balanced(&cluster);
     // Somebody who crashes after the trial does not take it back.
@@ -381,7 +400,7 @@ fn reloads_that_are_folded_are_one_with_all_their_callers() {
 
 #[test]
 fn what_a_reload_has_cost_is_told_when_the_last_old_worker_is_gone() {
-    let cluster = Cluster::serve(&web("drain-timeout = \"2s\""));
+    let cluster = Cluster::serve(&web("drain-timeout = \"5s\""));
     let mut idle: Vec<TcpStream> = (0..6)
         .map(|_| {
             let mut stream = TcpStream::connect(("127.0.0.1", cluster.port)).unwrap();

@@ -9,10 +9,11 @@
 mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcluster::wire::control::{Answer, CALL_MAX, DESCRIPTION, ReloadResults};
 use serde_json::{Value, json};
@@ -391,6 +392,23 @@ fn the_interface_describes_itself() {
         check_fields(&status, returns.0);
         check_fields(&status["pools"][0], body_of(text, "Pool"));
         check_fields(&status["pools"][0]["workers"][0], body_of(text, "Worker"));
+        let mut slow = TcpStream::connect(("127.0.0.1", cluster.port)).unwrap();
+        slow.write_all(b"GET /sleep/600000 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        // The worker that has it also has others, which go; and it, too, until its request is read.
+        let end = Instant::now() + PATIENCE;
+        let draining = loop {
+            cluster.reload().unwrap();
+            let draining = cluster.call("Draining", json!({})).parameters;
+            let workers = draining["workers"].as_array().unwrap();
+            if workers.iter().any(|it| it["connections"][0].is_object()) {
+                break draining;
+            }
+            assert!(Instant::now() < end, "{draining}");
+        };
+        let workers = draining["workers"].as_array().unwrap();
+        let worker = workers.iter().find(|it| it["connections"][0].is_object()).unwrap();
+        check_fields(worker, body_of(text, "DrainingWorker"));
+        check_fields(&worker["connections"][0], body_of(text, "HeldConnection"));
     });
 }
 
@@ -410,13 +428,14 @@ fn check_description(text: &str) {
         .collect();
     assert!(code.trim_start().starts_with("interface io.rcluster\n"));
     assert_eq!(code.matches('(').count(), code.matches(')').count(), "brackets are closed");
-    for method in ["Status", "Reload", "Scale", "Stop", "Upgrade"] {
+    for method in ["Status", "Reload", "Reloads", "Draining", "Scale", "Stop", "Upgrade"] {
         assert_eq!(code.matches(&format!("method {method}(")).count(), 1, "method {method}");
     }
     for error in ["Refused", "Failed"] {
         assert!(code.contains(&format!("error {error} (reason: string)")), "error {error}");
     }
-    for name in ["Worker", "Pool", "Rollout", "LastReload", "PastReload"] {
+    let types = ["Worker", "Pool", "Rollout", "LastReload", "PastReload"];
+    for name in types.into_iter().chain(["DrainingWorker", "HeldConnection"]) {
         for field in body_of(&code, name).split(',') {
             let kind = field.split_once(':').unwrap_or_else(|| panic!("{field}")).1.trim();
             let kind = kind.trim_start_matches('?').trim_start_matches("[]");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rcluster::wire::control::{Pool, Status};
 use support::keep_alive::{Clients, Seen};
 use support::load::Load;
-use support::{Cluster, load_time, pool};
+use support::{Cluster, PATIENCE, load_time, pool};
 
 /// From one reload to the next.
 const EVERY: Duration = Duration::from_millis(400);
@@ -85,8 +85,9 @@ fn wrk_sees_no_error_over_reloads() {
     let Some(cluster) = serve("serve") else { return };
     let seconds = load_time().as_secs().max(1);
     let url = format!("http://127.0.0.1:{}/pid", cluster.port);
+    let begin = Instant::now();
     let wrk = Command::new("wrk")
-        .args(["-t2", "-c100", &format!("-d{seconds}s"), &url])
+        .args(["-t2", "-c100", &format!("-d{seconds}s"), "--timeout", "60s", &url])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
@@ -94,9 +95,12 @@ fn wrk_sees_no_error_over_reloads() {
         println!("LEFT OUT: wrk is not installed");
         return;
     };
+    // All of them are connected before anything happens.
+    while cluster.status().pools[0].in_hand < 100 {
+        assert!(Instant::now() < begin + PATIENCE, "{:?}", cluster.status());
+    }
     let mut count = 0;
-    let end = Instant::now() + load_time();
-    while Instant::now() + EVERY < end {
+    while count == 0 || Instant::now() + EVERY < begin + load_time() {
         std::thread::sleep(EVERY);
         cluster.reload().unwrap();
         count += 1;
@@ -123,22 +127,30 @@ fn the_accounts_balance_at_every_moment() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Relaxed) {
-                // Its outcome is no matter here: a worker may be killed before it is ready.
-                let _ = cluster.reload();
+                // It may never come to its end: workers are killed as soon as they are ready.
+                assert!(cluster.rcluster(&["reload", "--no-wait"]).status.success());
                 std::thread::sleep(EVERY / 4);
             }
         });
         // Also when a look fails.
         let _stopping = Stop(&stop);
-        while Instant::now() < end {
+        // And until there was something to count: a killed worker may have had nothing in hand.
+        let (mut is_whole, limit) = (false, end + PATIENCE);
+        while Instant::now() < end || !is_whole && Instant::now() < limit {
             let said = cluster.rcluster(&["status", "--json"]);
             let status: Status = serde_json::from_slice(&said.stdout).unwrap();
             status.pools.iter().for_each(balances);
+            is_whole = status.pools.iter().any(|pool| pool.cut > 0 && pool.handed_back > 0);
+            // A hundred looks; as many as there is time for, on a slow machine.
+            let next = Instant::now() + EVERY;
             for _ in 0..100 {
                 let pool = cluster.status().pools.remove(0);
                 balances(&pool);
                 most = most.max(pool.in_hand);
                 looks += 1;
+                if Instant::now() > next {
+                    break;
+                }
             }
             turn += 1;
             let workers = cluster.status().pools.remove(0).workers;

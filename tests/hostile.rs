@@ -14,13 +14,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
+use std::time::Instant;
 
 use frozen_v1::{
     CONNECTION, Channel, DRAIN, DRAINED, FINISHED, PROGRESS, READY, RETIRE, ROOM, TAKEN,
 };
 use support::load::Load;
-use support::{Cluster, cpu_time, descriptors, pool, wait_gone};
+use support::{Cluster, PATIENCE, cpu_time, descriptors, descriptors_are_back, pool, wait_gone};
 
 /// No test: the worker, when the master runs this executable.
 #[test]
@@ -273,9 +273,11 @@ fn complaints_are_single(cluster: &Cluster) {
 fn rubbish_is_complained_about_once() {
     let mut cluster = serve("rubbish", "");
     stays_well(&mut cluster, 4);
+    cluster.wait_for("it is ignored");
     assert_eq!(cluster.count("it is ignored"), 1, "{:?}", cluster.log());
     cluster.reload().unwrap();
     stays_well(&mut cluster, 4);
+    cluster.wait_for_nth("it is ignored", 2);
     assert_eq!(cluster.count("it is ignored"), 2, "the next one is another worker");
     complaints_are_single(&cluster);
     assert_eq!(cluster.count("lost"), 0);
@@ -295,25 +297,31 @@ fn a_flood_of_messages_starves_nobody() {
 #[test]
 fn who_closes_the_channel_and_lives_on_is_replaced_and_costs_no_client() {
     let mut cluster = serve("close", "watchdog = \"2s\"\nrestart-limit = 1000");
-    let before = cpu_time(cluster.pid());
+    let (begin, before) = (Instant::now(), cpu_time(cluster.pid()));
     stays_well(&mut cluster, 4);
     cluster.wait_for("stalled: it took nothing");
     stays_well(&mut cluster, 4);
-    let used = cpu_time(cluster.pid()) - before;
-    assert!(used < Duration::from_secs(2), "the loop does not spin: {used:?}");
+    let (used, took) = (cpu_time(cluster.pid()) - before, begin.elapsed());
+    println!("{used:?} of {took:?} were computed");
+    assert!(used < took / 4, "the loop spins: {used:?} of {took:?}");
 }
 
 #[test]
 fn who_shuts_the_channel_down_and_lives_on_costs_no_client() {
     let mut cluster = serve("shut", "restart-limit = 1000");
-    let before = cpu_time(cluster.pid());
     stays_well(&mut cluster, 4);
+    let (begin, before) = (Instant::now(), cpu_time(cluster.pid()));
     // The clock is a request to the good worker.
     assert!(cluster.get("/sleep/1500").is_ok());
-    let used = cpu_time(cluster.pid()) - before;
-    assert!(used < Duration::from_secs(1), "the loop does not spin: {used:?}");
-    let told = cluster.count("has shut down its channel; it is killed");
-    assert!(told >= 1 && told == cluster.count("lost: was killed by SIGKILL"));
+    let (used, took) = (cpu_time(cluster.pid()) - before, begin.elapsed());
+    println!("{used:?} of {took:?} were computed");
+    assert!(used < took / 4, "the loop spins: {used:?} of {took:?}");
+    // It is started again and again: each time that is said, and then that it is gone.
+    let (said, lost) = ("has shut down its channel; it is killed", "lost: was killed by SIGKILL");
+    cluster.wait_for(said);
+    cluster.wait_for_nth(lost, cluster.count(said));
+    let lost = cluster.count(lost);
+    assert!(lost <= cluster.count(said), "{:?}", cluster.log());
 }
 
 #[test]
@@ -341,8 +349,9 @@ fn ready_after_drain_changes_nothing() {
     let mut cluster = serve("late ready", "");
     let old = cluster.pids("web");
     cluster.reload().unwrap();
-    assert!(old.into_iter().all(|pid| wait_gone(pid, Duration::from_secs(10))));
+    assert!(old.into_iter().all(|pid| wait_gone(pid, PATIENCE)));
     stays_well(&mut cluster, 4);
+    cluster.wait_for_nth("is ready", 4);
     assert_eq!(cluster.count("is ready"), 4);
 }
 
@@ -367,30 +376,34 @@ fn who_retires_in_a_loop_is_replaced_each_time_and_costs_no_client() {
 fn descriptors_that_come_along_are_closed() {
     let mut cluster = serve("gifts", "");
     stays_well(&mut cluster, 4);
-    let mut counts = Vec::new();
+    // The first reloads leave what the last good generation is started from.
+    let mut before = 0;
     for round in 1..=4 {
         cluster.reload().unwrap();
         cluster.wait_for_nth(" left", 2 * round);
         stays_well(&mut cluster, 4);
-        counts.push(descriptors(cluster.pid()));
+        match round {
+            ..=2 => before = descriptors(cluster.pid()),
+            _ => descriptors_are_back(cluster.pid(), before),
+        }
     }
-    // The first reloads leave what the last good generation is started from.
-    assert_eq!(counts[1..], [counts[1]; 3], "{counts:?}");
     complaints_are_single(&cluster);
 }
 
 #[test]
 fn who_hands_back_what_he_never_had_is_not_believed() {
     let mut cluster = serve("returns", "");
-    let mut counts = Vec::new();
+    let mut before = 0;
     for round in 1..=4 {
         stays_well(&mut cluster, 4);
         cluster.reload().unwrap();
         cluster.wait_for_nth(" left", 2 * round);
-        counts.push(descriptors(cluster.pid()));
+        match round {
+            ..=2 => before = descriptors(cluster.pid()),
+            _ => descriptors_are_back(cluster.pid(), before),
+        }
     }
     stays_well(&mut cluster, 4);
-    assert_eq!(counts[1..], [counts[1]; 3], "{counts:?}");
 }
 
 #[test]
@@ -417,7 +430,7 @@ fn who_lies_about_what_it_took_does_not_take_the_service_with_it() {
     let clients: Vec<_> = (0..400).map(|_| knock(port, "/pid")).collect();
     let answered = clients.into_iter().rev().take(1).all(|mut stream| {
         let mut answer = String::new();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
     });
     books_are_in_order(&mut cluster);

@@ -171,7 +171,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sys", &["sys"]),
     ("wire", &["wire", "sys"]),
     ("worker", &["worker", "wire", "sys", "error"]),
-    ("kinds", &["kinds", "wire", "sys", "supervisor"]),
+    ("kinds", &["kinds", "wire", "sys", "supervisor", "config"]),
     ("config", &["config", "supervisor", "sys", "wire"]),
     ("master", &["master", "config", "kinds", "supervisor", "sys", "wire", "error"]),
     ("demo", &["demo", "worker", "wire"]),

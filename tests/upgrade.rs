@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rcluster::wire::control::Status;
 use support::keep_alive::Clients;
 use support::{
-    Cluster, PATIENCE, RCLUSTER, descriptors, free_port, load_time, pool, signal, wait_gone, web,
+    Cluster, PATIENCE, RCLUSTER, descriptors, descriptors_are_back, free_port, load_time, pool,
+    signal, wait_gone, web,
 };
 
 fn upgrade(cluster: &Cluster) -> Result<String, String> {
@@ -145,7 +146,7 @@ fn everything_is_as_before() {
         assert!(said.starts_with(&wanted), "{said}");
         assert_eq!(facts(cluster.status()), before, "after {round} upgrades");
     }
-    assert_eq!(descriptors(cluster.pid()), open, "descriptors leak");
+    descriptors_are_back(cluster.pid(), open);
     // Neither the last image nor a rehearsal has left anybody.
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", cluster.pid()));
     assert_eq!(children.unwrap().split_whitespace().count(), 3);
@@ -188,7 +189,7 @@ fn a_program_that_cannot_go_on_changes_nothing() {
     assert!(said.contains("cannot be tried: "), "{said}");
     cluster.signal("USR2");
     cluster.wait_for_nth("not upgraded: ", 8);
-    assert_eq!(descriptors(cluster.pid()), open);
+    descriptors_are_back(cluster.pid(), open);
     // It serves, reloads, and has kept its log; and a good program goes on.
     cluster.reload().unwrap();
     std::fs::copy(RCLUSTER, program.with_extension("new")).unwrap();

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::server::{Reload, Setup, Site};
 
 /// A server to measure.
+#[derive(Clone, Copy)]
 pub struct Peer {
     pub name: &'static str,
     /// Has keep-alive at all.

@@ -141,9 +141,17 @@ impl Server {
         }
     }
 
-    /// How many processes it consists of.
+    /// How many processes it consists of, if it is the only one.
     pub fn processes(&self) -> usize {
-        descendants().len()
+        descendants(Pid::this()).len()
+    }
+
+    /// The process that was started, and all below it.
+    #[allow(dead_code, reason = "not every bench asks")]
+    pub fn family(&self) -> (u32, Vec<u32>) {
+        let below = descendants(pid_of(&self.child));
+        let below = below.into_iter().filter_map(|pid| u32::try_from(pid.as_raw()).ok());
+        (self.child.id(), below.collect())
     }
 
     pub fn stop(self) {}
@@ -158,9 +166,9 @@ impl Drop for Server {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Servers run one at a time: whoever is left is of this one.
-        while !descendants().is_empty() {
-            for pid in descendants() {
+        // Servers run one at a time, or end together: whoever is left is of this one, or of none.
+        while !descendants(Pid::this()).is_empty() {
+            for pid in descendants(Pid::this()) {
                 let _ = kill(pid, Signal::SIGKILL);
             }
             while reap() {}
@@ -188,8 +196,8 @@ fn reap() -> bool {
     !matches!(ended, Err(Errno::ECHILD)) && ended.is_ok_and(|status| status.pid().is_some())
 }
 
-/// All that was started by this process and by those, zombies included.
-fn descendants() -> Vec<Pid> {
+/// All that was started by a process and by those, zombies included.
+fn descendants(of: Pid) -> Vec<Pid> {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -201,7 +209,7 @@ fn descendants() -> Vec<Pid> {
             stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
         parents.extend(parent.map(|parent: i32| (pid, parent)));
     }
-    let mut found = vec![Pid::this().as_raw()];
+    let mut found = vec![of.as_raw()];
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
         found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));

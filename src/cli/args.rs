@@ -39,6 +39,7 @@ Examples:
   rcluster run                                         what /etc/rcluster/rcluster.toml says
   rcluster run --config ./rcluster.toml                what another file says
   rcluster run --listen 127.0.0.1:8080 -- ./server     one pool, as many workers as CPUs
+  rcluster run --listen 8080 --preset uvicorn -- uvicorn app:app
 
 ADDR is 127.0.0.1:8080, [::]:8080, 8080 (all interfaces), /run/app.sock, @name (an abstract Unix
 socket), or the name of a socket that systemd passes on.")]
@@ -68,6 +69,7 @@ Examples:
   rcluster status                                      a page for people
   rcluster status web --watch                          one pool, again every second
   rcluster status --reloads                            who reloaded when, and what came of it
+  rcluster status --drain                              which connections old workers wait for
   rcluster status --json                               everything, for programs")]
     Status(Status),
     /// Give a pool another number of workers, until the master ends
@@ -113,11 +115,11 @@ pub struct Run {
     /// How many workers: a number, or auto for as many as CPUs
     #[arg(long, value_name = "N|auto", requires = "command", conflicts_with = "config")]
     pub workers: Option<Workers>,
-    /// How workers are spoken to [default: native]
-    #[arg(long, value_name = "KIND", requires = "command", conflicts_with = "config", hide = true)]
+    /// How workers are spoken to: native, node, ipc or inherit [default: native]
+    #[arg(long, value_name = "KIND", requires = "command", conflicts_with = "config")]
     pub kind: Option<String>,
-    /// A known server's settings
-    #[arg(long, value_name = "NAME", conflicts_with = "config", hide = true)]
+    /// A known server's settings: gunicorn, puma, node and others
+    #[arg(long, value_name = "NAME", requires = "command", conflicts_with = "config")]
     pub preset: Option<String>,
     /// The workers' program and its arguments: one pool, without a file
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "config")]
@@ -165,8 +167,8 @@ pub struct Status {
     /// Show the last 100 reloads, newest first
     #[arg(long, conflicts_with_all = ["pool", "watch"])]
     pub reloads: bool,
-    /// Show what draining workers wait for
-    #[arg(long, hide = true)]
+    /// Show the workers that drain, and each connection that they wait for
+    #[arg(long, conflicts_with = "reloads")]
     pub drain: bool,
     /// Which master.
     #[command(flatten)]
@@ -278,6 +280,7 @@ mod tests {
             "reload a b --check --control p",
             "status a --json --drain -i web",
             "status --reloads --json",
+            "status web --drain --watch",
             "status --watch",
             "scale a 3 -i web",
             "stop --control p",

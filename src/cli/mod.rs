@@ -24,6 +24,7 @@ pub mod args;
 mod check;
 pub mod client;
 mod control;
+mod draining;
 pub mod output;
 pub mod path;
 mod reloads;
@@ -84,13 +85,6 @@ pub enum Failure {
     Client(client::Error),
     /// What was typed cannot be done.
     Mistake(Mistake),
-    /// A verb or an option that a later version brings.
-    Later {
-        /// As typed.
-        what: &'static str,
-        /// What to do in this version.
-        instead: &'static str,
-    },
     /// No pool has this name.
     UnknownPool {
         /// As typed.
@@ -117,9 +111,6 @@ impl fmt::Display for Failure {
             Failure::Client(error) => error.fmt(f),
             Failure::Mistake(mistake) => mistake.fmt(f),
             Failure::Master(sentence) => f.write_str(sentence),
-            Failure::Later { what, instead } => {
-                write!(f, "`{what}` is not in this version yet; {instead}")
-            }
             Failure::UnknownPool { name, known } => {
                 write!(f, "there is no pool `{name}`; ")?;
                 match known.as_slice() {

@@ -7,7 +7,8 @@
 //!                                  web/1: the canary exited with status 3 after 0.4 s
 //! ```
 //!
-//! A `+` behind a number: workers that the reload retired are not all gone, and it may grow.
+//! A `+` behind a number: workers that the reload retired are not all gone, and it may grow. A `?`: some
+//! of them accepted by themselves, and what they had in hand at their end is not known.
 
 use std::time::{Duration, SystemTime};
 
@@ -84,7 +85,11 @@ fn cells(reload: &PastReload) -> [String; 8] {
         reload.took.map_or("-".to_owned(), took),
         number(reload.handed_back),
         number(reload.redispatched),
-        number(reload.cut),
+        match reload.unseen {
+            0 => number(reload.cut),
+            // What was in hand there is not known.
+            _ => format!("{}?", number(reload.cut)),
+        },
         one_line(&reload.asked_by.join(", ")),
     ]
 }

@@ -76,7 +76,7 @@ impl Widths {
         for pool in pools {
             widen(&mut widths.heads, &head(pool));
             for worker in &pool.workers {
-                widen(&mut widths.workers, &cells(worker));
+                widen(&mut widths.workers, &cells(worker, pool));
             }
         }
         widths
@@ -100,6 +100,9 @@ fn master(status: &Status, style: Style, lines: &mut Vec<String>) {
         let (done, total) = (rollout.done, rollout.total);
         let (ink, text) = match &rollout.going_back {
             Some(why) => (Ink::Bad, format!("going back: {why}; {done} of {total} slots are back")),
+            None if status.state == "resuming" => {
+                (Ink::Soon, format!("{done} of {total} slots are back after the master was killed"))
+            }
             None => {
                 let generation = rollout.generation;
                 (
@@ -144,7 +147,7 @@ fn pool(pool: &Pool, widths: &Widths, style: Style, lines: &mut Vec<String>) {
     if !pool.listen.is_empty() {
         detail(Ink::Faint, &format!("listens on {}", pool.listen.join(", ")));
     }
-    table(&pool.workers, widths.workers, indent, style, lines);
+    table(pool, widths.workers, indent, style, lines);
 }
 
 /// What begins a pool's line: name, state, workers, generation.
@@ -165,6 +168,9 @@ fn head(pool: &Pool) -> [String; 4] {
 
 /// Where the connections have gone: what was accepted is the sum of the rest.
 fn accounts(pool: &Pool, style: Style) -> String {
+    if !counts(pool) {
+        return "its workers accept by themselves".to_owned();
+    }
     let mut text = format!(
         "{} accepted = {} finished + {} in hand",
         count(pool.accepted),
@@ -172,7 +178,8 @@ fn accounts(pool: &Pool, style: Style) -> String {
         count(pool.in_hand)
     );
     for (number, what, ink) in [
-        (pool.held, "held", Ink::Soon),
+        (pool.held.saturating_sub(pool.silent), "held", Ink::Soon),
+        (pool.silent, "silent", Ink::Plain),
         (pool.refused, "refused", Ink::Bad),
         (pool.cut, "cut", Ink::Bad),
     ] {
@@ -207,13 +214,7 @@ const COLUMNS: [(&str, bool); 8] = [
 /// The column that has a worker's state.
 const STATE: usize = 3;
 
-fn table(
-    workers: &[Worker],
-    widths: [usize; 8],
-    indent: usize,
-    style: Style,
-    lines: &mut Vec<String>,
-) {
+fn table(pool: &Pool, widths: [usize; 8], indent: usize, style: Style, lines: &mut Vec<String>) {
     let mut line = |cells: [String; 8], ink: &dyn Fn(usize) -> Ink| {
         let cells = cells.iter().zip(widths).enumerate().map(|(column, (text, width))| {
             let (_, is_number) = COLUMNS[column];
@@ -223,16 +224,27 @@ fn table(
         let cells: Vec<String> = cells.collect();
         lines.push(format!("{:indent$}{}", "", cells.join("  ")));
     };
+    let workers = &pool.workers;
     if !workers.is_empty() {
         line(COLUMNS.map(|(name, _)| name.to_owned()), &|_| Ink::Faint);
     }
     for worker in workers {
         let of_state = ink_of(&worker.state);
-        line(cells(worker), &|column| if column == STATE { of_state } else { Ink::Plain });
+        line(cells(worker, pool), &|column| if column == STATE { of_state } else { Ink::Plain });
+    }
+    for worker in workers.iter().filter(|worker| !worker.said.is_empty()) {
+        let said = one_line(&format!("{} says: {}", worker.pid, worker.said));
+        lines.push(format!("{:indent$}{}", "", style.paint(Ink::Faint, &said)));
     }
 }
 
-fn cells(worker: &Worker) -> [String; 8] {
+/// Whether anything is known of its connections.
+fn counts(pool: &Pool) -> bool {
+    pool.accept != "workers" || pool.counted
+}
+
+fn cells(worker: &Worker, pool: &Pool) -> [String; 8] {
+    let number = |number| if counts(pool) { count(number) } else { "-".to_owned() };
     [
         // Zero: there is no process yet.
         if worker.pid == 0 { "-".to_owned() } else { worker.pid.to_string() },
@@ -240,9 +252,9 @@ fn cells(worker: &Worker) -> [String; 8] {
         worker.generation.to_string(),
         one_line(&worker.state),
         worker.serving_for.map_or("-".to_owned(), duration),
-        count(worker.connections),
-        count(worker.in_hand),
-        count(worker.requests),
+        number(worker.connections),
+        number(worker.in_hand),
+        number(worker.requests),
     ]
 }
 
@@ -278,7 +290,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// Seconds in their two largest units: `3d 4h`, `2min 5s`, `0s`.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
     // Casting saturates: a negative number or none at all is zero.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]

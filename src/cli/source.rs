@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::config::{Config, Kind, Pool, Workers};
+use crate::config::{Config, Kind, Pool, Preset, Workers};
 use crate::master::Source;
 
 use super::Failure;
@@ -18,16 +18,14 @@ pub const DEFAULT_FILE: &str = "/etc/rcluster/rcluster.toml";
 /// # Errors
 /// The command or an option cannot be used.
 pub fn of(typed: &Run) -> Result<Source, Failure> {
-    if typed.preset.is_some() {
-        let instead = "give the command and its options themselves";
-        return Err(Failure::Later { what: "run --preset", instead });
-    }
     if typed.command.is_empty() {
         return Ok(Source::File(file_or_default(typed.config.as_deref()).to_owned()));
     }
-    let kind: Kind = typed.kind.as_deref().map_or(Ok(Kind::default()), str::parse)?;
+    let kind = typed.kind.as_deref().map(str::parse::<Kind>).transpose()?;
+    let preset = typed.preset.as_deref().map(str::parse::<Preset>).transpose()?;
     let workers = typed.workers.unwrap_or(Workers::Auto);
-    let pool = Pool::from_command(typed.listen.clone(), workers, kind, typed.command.clone())?;
+    let pool =
+        Pool::from_command(typed.listen.clone(), workers, kind, preset, typed.command.clone())?;
     Ok(Source::Fixed(Box::new(Config::of_pools(vec![pool]))))
 }
 
@@ -61,11 +59,24 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_is_refused_in_a_sentence() {
-        for typed in ["--kind node -- a", "--preset gunicorn -- a", "--kind weird -- a"] {
+    fn a_preset_fills_in_the_rest() {
+        let typed = "rcluster run --listen 8080 --preset uvicorn -- uvicorn app:app";
+        let Source::Fixed(config) = source(typed).unwrap() else { panic!("a file") };
+        assert_eq!(config.pools[0].command, ["uvicorn", "app:app", "--fd", "{fd}"]);
+        assert_eq!(config.pools[0].manner.kind, Kind::Inherit);
+    }
+
+    #[test]
+    fn what_there_is_not_is_refused_in_a_sentence() {
+        for (typed, said) in [
+            ("--kind weird -- a", "there is no kind `weird`"),
+            ("--preset gunicron -- a", "did you mean `gunicorn`?"),
+            ("--preset uvicorn -- a", "takes one listening socket"),
+            ("--preset node --kind ipc -- a", "of the kind `node`"),
+            ("--kind inherit -- a {fd}", "give `listen` an entry"),
+        ] {
             let refusal = source(&format!("rcluster run {typed}")).unwrap_err().to_string();
-            assert!(refusal.contains("version") || refusal.contains("no kind"), "{refusal}");
-            assert!(!refusal.contains('\n'));
+            assert!(refusal.contains(said) && !refusal.contains('\n'), "{refusal}");
         }
     }
 

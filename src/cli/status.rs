@@ -6,9 +6,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
-use crate::wire::control::Status;
+use crate::wire::control::{DrainingParameters, Status};
 
 use super::client::{Client, Error, results};
+use super::draining::draining;
 use super::output;
 use super::path::environment;
 use super::reloads::reloads;
@@ -20,43 +21,50 @@ const PAUSE: u16 = 1000;
 
 /// `rcluster status`.
 pub(super) fn status(typed: &args::Status) -> Result<(), Failure> {
-    refuse_later(typed)?;
     let mut client = Client::find(&typed.master, &environment)?;
     let style = Style { is_coloured: output::is_coloured() };
-    if typed.reloads {
-        let seen = client.ask("Reloads", json!({}))?;
-        let text = match typed.json {
-            true => serde_json::to_string_pretty(&seen).map_err(Error::Garbage)? + "\n",
-            false => reloads(&results(seen)?, style),
-        };
-        return Ok(output::print(&text)?);
-    }
     if typed.watch {
-        return watch(&mut client, typed.pool.as_deref(), style);
+        return watch(&mut client, typed, style);
     }
-    let seen = client.ask("Status", json!({}))?;
-    let text = match typed.json {
-        true => as_json(seen, typed.pool.as_deref())?,
-        false => as_page(seen, typed.pool.as_deref(), style)?,
-    };
+    let text = look(&mut client, typed, style)?;
     Ok(output::print(&text)?)
 }
 
-fn refuse_later(typed: &args::Status) -> Result<(), Failure> {
-    if typed.drain {
-        let instead = "`rcluster status` says what draining workers have in hand";
-        return Err(Failure::Later { what: "status --drain", instead });
+/// One look at what was asked for.
+fn look(client: &mut Client, typed: &args::Status, style: Style) -> Result<String, Failure> {
+    let pool = typed.pool.as_deref();
+    if typed.reloads {
+        let seen = client.ask("Reloads", json!({}))?;
+        return match typed.json {
+            true => pretty(&seen),
+            false => Ok(reloads(&results(seen)?, style)),
+        };
     }
-    Ok(())
+    if typed.drain {
+        let wanted = DrainingParameters { pool: typed.pool.clone() };
+        let seen = client.ask("Draining", wanted)?;
+        return match typed.json {
+            true => pretty(&seen),
+            false => Ok(draining(&results(seen)?, pool, style)),
+        };
+    }
+    let seen = client.ask("Status", json!({}))?;
+    match typed.json {
+        true => as_json(seen, pool),
+        false => as_page(seen, pool, style),
+    }
+}
+
+fn pretty(seen: &Value) -> Result<String, Failure> {
+    Ok(serde_json::to_string_pretty(seen).map_err(Error::Garbage)? + "\n")
 }
 
 /// Looks again every second, until the master or the reader leaves.
-fn watch(client: &mut Client, pool: Option<&str>, style: Style) -> Result<(), Failure> {
+fn watch(client: &mut Client, typed: &args::Status, style: Style) -> Result<(), Failure> {
     let is_terminal = output::is_terminal();
     let mut is_first = true;
     loop {
-        let seen = client.ask("Status", json!({}))?;
-        let page = as_page(seen, pool, style)?;
+        let page = look(client, typed, style)?;
         let (before, after) = match (is_terminal, is_first) {
             (true, true) => ("\x1b[2J\x1b[H", "\x1b[J"),
             (true, false) => ("\x1b[H", "\x1b[J"),
@@ -98,8 +106,7 @@ fn as_json(mut seen: Value, pool: Option<&str>) -> Result<String, Failure> {
             pools.retain(|pool| pool.get("name").and_then(Value::as_str) == Some(wanted));
         }
     }
-    let text = serde_json::to_string_pretty(&seen).map_err(Error::Garbage)?;
-    Ok(text + "\n")
+    pretty(&seen)
 }
 
 fn refuse_unknown(wanted: &str, status: &Status) -> Result<(), Failure> {

@@ -4,8 +4,12 @@
 //! not (it was killed while it stopped, or before), the units run this: it ends every other process in
 //! the service's control group. A stop leaves a mark before; after a crash there is none, and then
 //! workers are to serve on until the next master adopts them.
+//!
+//! The adoption socket runs this, too, as it ends, and names its service. It may be stopped alone, while
+//! its service runs or before that is told to stop; so systemd is asked whether the service is over.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::Failure;
 use super::args::Sweep;
@@ -19,12 +23,18 @@ const GROUPS: &str = "/sys/fs/cgroup";
 const ROUNDS_MAX: u32 = 100;
 
 /// # Errors
-/// When the group cannot be read, or one of its processes cannot be ended.
+/// When systemd does not say whether the service is over, the group cannot be read, or one of its
+/// processes cannot be ended.
 pub fn sweep(typed: &Sweep) -> Result<(), Failure> {
     if typed.mark.as_ref().is_some_and(|mark| !mark.exists()) {
         return Ok(());
     }
     let group = group(typed.unit.as_deref()).map_err(Failure::Master)?;
+    if let Some(unit) = &typed.unit {
+        if !is_over(unit).map_err(Failure::Master)? {
+            return Ok(());
+        }
+    }
     let mut ended = 0;
     for _ in 0..ROUNDS_MAX {
         let others = others(&group).map_err(Failure::Master)?;
@@ -45,6 +55,20 @@ pub fn sweep(typed: &Sweep) -> Result<(), Failure> {
         tell(Level::Warning, &text);
     }
     Ok(())
+}
+
+/// Whether a service is down, and will not start again by itself.
+fn is_over(unit: &str) -> Result<bool, String> {
+    let show = ["show", "--property=ActiveState", "--value", "--", unit];
+    let shown = Command::new("systemctl").args(show).stdin(Stdio::null()).output();
+    let shown = shown.map_err(|error| format!("systemctl cannot be run: {}", why(&error)))?;
+    let (state, said) =
+        (String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr));
+    match state.trim() {
+        "inactive" | "failed" if shown.status.success() => Ok(true),
+        "" => Err(format!("systemctl does not say whether {unit} runs: {}", said.trim())),
+        _ => Ok(false),
+    }
 }
 
 /// The service's control group.

@@ -4,7 +4,9 @@
 //! table with a title, an [`Entry`] one key with its value. Every reader names what it expects and
 //! shows an example, because that is what its refusal says.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -12,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Mistake, Report, one_of, quote};
 use super::source::Source;
-use super::{keys, later, time};
+use super::{keys, time};
 
 /// A mistake at a byte of the file.
 #[derive(Debug)]
@@ -43,8 +45,7 @@ impl<'a> Section<'a> {
             if known.contains(&name) || report.only_counts() {
                 continue;
             }
-            let mistake = later::key(name)
-                .unwrap_or_else(|| self.unknown(name, value.get_ref().is_table(), known));
+            let mistake = self.unknown(name, value.get_ref().is_table(), known);
             self.report(key.span().start, mistake, report);
         }
     }
@@ -199,18 +200,31 @@ impl<'a> Entry<'a> {
 
     /// A whole number within bounds.
     pub(super) fn integer(&self, bounds: RangeInclusive<u64>, example: &str) -> Read<u64> {
+        self.whole(bounds, example)
+    }
+
+    /// A whole number within bounds, of any type.
+    fn whole<T>(&self, bounds: RangeInclusive<T>, example: &str) -> Read<T>
+    where
+        T: Display + PartialOrd + TryFrom<i128>,
+    {
         let Some(written) = self.value.get_ref().as_integer() else {
             let (least, most) = (bounds.start(), bounds.end());
             return self.wrong_type(&format!("a number from {least} to {most}"), example);
         };
         let number = i128::from_str_radix(written.as_str(), written.radix()).ok();
-        match number.and_then(|number| u64::try_from(number).ok()) {
+        match number.and_then(|number| T::try_from(number).ok()) {
             Some(number) if bounds.contains(&number) => Ok(number),
             Some(_) | None => self.refuse(
                 format!("{} cannot be {}", self.label, quote(&written.to_string())),
                 format!("write a number from {} to {}", bounds.start(), bounds.end()),
             ),
         }
+    }
+
+    /// A whole number within bounds, which may be below zero.
+    pub(super) fn signed(&self, bounds: RangeInclusive<i32>, example: &str) -> Read<i32> {
+        self.whole(bounds, example)
     }
 
     /// A whole number within bounds, in 32 bits.
@@ -245,14 +259,18 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// What a text of it stands for.
+    pub(super) fn parsed<T: FromStr<Err = Mistake>>(&self, text: &str) -> Read<T> {
+        text.parse().or_else(|mistake: Mistake| {
+            self.refuse(mistake.message, mistake.remedy.unwrap_or_default())
+        })
+    }
+
     /// One of a few words. `known` has them with what they mean.
     pub(super) fn word<T: Copy>(&self, known: &[(&str, T)]) -> Read<T> {
         let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
         let example = format!("\"{}\"", words.first().copied().unwrap_or_default());
         let text = self.text_of("a word", &example)?;
-        if let Some(mistake) = later::word(self.key, text) {
-            return self.refuse(mistake.message, mistake.remedy.unwrap_or_default());
-        }
         match known.iter().find(|(word, _)| *word == text) {
             Some((_, meaning)) => Ok(*meaning),
             None => {

@@ -22,7 +22,7 @@ const MOST_FILES: usize = 32;
 
 /// Variables with which rcluster speaks to workers; a trailing `*` stands for any ending.
 const PROTOCOL: &[&str] =
-    &["RCLUSTER_*", "LISTEN_*", "NOTIFY_SOCKET", "WATCHDOG_*", "NODE_CHANNEL_FD"];
+    &["RCLUSTER_*", "LISTEN_*", "NOTIFY_SOCKET", "WATCHDOG_*", "NODE_CHANNEL_*", "NODE_UNIQUE_ID"];
 
 /// A file of `environment-file`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

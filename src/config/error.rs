@@ -153,6 +153,11 @@ impl Report {
         is_full
     }
 
+    /// How much was found, up to where it is only counted.
+    pub(super) fn len(&self) -> usize {
+        self.problems.len()
+    }
+
     /// Whether something was found.
     pub(super) fn is_empty(&self) -> bool {
         self.problems.is_empty()

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::supervisor::{Balance, Unavailable};
+use crate::supervisor::{Accept, Balance, Unavailable};
 
-use super::{
-    Accept, Config, EnvironmentFile, Kind, Log, MasterSettings, Pool, Probe, Question, time,
-};
+use super::manner::{holds, signal_name};
+use super::{Config, EnvironmentFile, Limits, Log, MasterSettings, Pool, Probe, Question, time};
+use crate::sys::resource::UNLIMITED;
 
 /// Renders a configuration as TOML.
 pub fn explain(config: &Config) -> String {
@@ -51,21 +51,30 @@ fn pool(pool: &Pool, out: &mut Out) {
     out.texts("command", &pool.command);
     let listen: Vec<&str> = pool.listen.iter().map(|entry| entry.text.as_str()).collect();
     out.texts("listen", &listen);
-    out.text(
-        "kind",
-        match pool.kind {
-            Kind::Native => "native",
-        },
-    );
+    out.text("kind", pool.manner.kind.word());
     out.text(
         "accept",
-        match pool.accept {
+        match pool.policy.accept {
             Accept::Master => "master",
+            Accept::Workers => "workers",
         },
     );
+    manner(pool, out);
     process(pool, out);
     policy(pool, out);
-    probe(pool, out);
+    limits(&pool.manner.limits, out);
+    if holds("probe", pool) {
+        probe(pool, out);
+    }
+    if holds("unavailable", pool) {
+        unavailable(pool, out);
+    }
+    if holds("crash-ledger", pool) {
+        out.plain("crash-ledger", pool.crash_ledger);
+    }
+}
+
+fn unavailable(pool: &Pool, out: &mut Out) {
     match (&pool.answer, pool.policy.unavailable) {
         (Some(bytes), Unavailable::AnswerAfter(after)) => {
             out.text("unavailable", &String::from_utf8_lossy(bytes));
@@ -75,7 +84,55 @@ fn pool(pool: &Pool, out: &mut Out) {
             out.text("unavailable", "wait");
         }
     }
-    out.plain("crash-ledger", pool.crash_ledger);
+}
+
+/// What the pool's kind has of its own.
+fn manner(pool: &Pool, out: &mut Out) {
+    let manner = &pool.manner;
+    if holds("map", pool) {
+        let pairs = manner.map.iter().map(|(asked, given)| (key(asked), quoted(given)));
+        out.table("map", pairs);
+        out.plain("drain-preload", manner.drain_preload);
+    }
+    if holds("first-byte", pool) {
+        out.plain("first-byte", manner.first_byte);
+    }
+    if holds("dialect", pool) {
+        out.text("dialect", manner.dialect.word());
+    }
+    if holds("ready", pool) {
+        out.text("stop-signal", signal_name(manner.stop_signal));
+        out.plain("blocking", manner.blocking);
+        out.text("ready", manner.ready.word());
+    }
+    if holds("settle", pool) {
+        out.span("settle", manner.settle);
+    }
+}
+
+fn limits(limits: &Limits, out: &mut Out) {
+    match limits.nice {
+        Some(nice) => out.plain("nice", nice),
+        None => out.comment("nice: the master's own"),
+    }
+    let one = |value: u64| match value {
+        UNLIMITED => quoted("infinity"),
+        value => value.to_string(),
+    };
+    let pairs = limits
+        .rlimits
+        .iter()
+        .map(|(name, (soft, hard))| (key(name), format!("[{}, {}]", one(*soft), one(*hard))));
+    out.table("rlimits", pairs);
+    match limits.umask {
+        Some(mask) => out.text("umask", &format!("{mask:04o}")),
+        None => out.comment("umask: the master's own"),
+    }
+    match limits.oom_score_adjust {
+        Some(score) => out.plain("oom-score-adjust", score),
+        None => out.comment("oom-score-adjust: the master's own"),
+    }
+    out.plain("no-new-privileges", limits.no_new_privileges);
 }
 
 fn process(pool: &Pool, out: &mut Out) {
@@ -95,16 +152,8 @@ fn process(pool: &Pool, out: &mut Out) {
     out.plain("clear-environment", pool.clear_environment);
     let in_files: BTreeSet<&String> =
         pool.environment_files.iter().flat_map(|file| file.values.keys()).collect();
-    let pairs: Vec<String> = pool
-        .environment
-        .iter()
-        .filter(|(name, _)| !in_files.contains(name))
-        .map(|(name, value)| format!("{} = {}", key(name), quoted(value)))
-        .collect();
-    match pairs.join(", ") {
-        pairs if pairs.is_empty() => out.plain("environment", "{}"),
-        pairs => out.plain("environment", format!("{{ {pairs} }}")),
-    }
+    let written = pool.environment.iter().filter(|(name, _)| !in_files.contains(name));
+    out.table("environment", written.map(|(name, value)| (key(name), quoted(value))));
     let written = |file: &EnvironmentFile| {
         let sign = if file.optional { "-" } else { "" };
         format!("{sign}{}", file.path.display())
@@ -120,29 +169,34 @@ fn process(pool: &Pool, out: &mut Out) {
 fn policy(pool: &Pool, out: &mut Out) {
     let policy = &pool.policy;
     out.plain("workers", policy.workers);
-    out.text(
-        "balance",
-        match policy.balance {
+    if holds("balance", pool) {
+        let balance = match policy.balance {
             Balance::LeastConnections => "least-connections",
             Balance::RoundRobin => "round-robin",
             Balance::SourceHash => "source-hash",
-        },
-    );
+        };
+        out.text("balance", balance);
+    }
     out.span("start-timeout", policy.start_timeout);
     out.span("drain-timeout", policy.drain_timeout);
     match policy.watchdog {
+        _ if !holds("watchdog", pool) => {}
         Some(span) => out.span("watchdog", span),
         None => out.text("watchdog", "off"),
     }
-    out.plain("max-connections", policy.max_connections);
-    out.plain("max-requests", policy.max_requests);
+    if holds("max-connections", pool) {
+        out.plain("max-connections", policy.max_connections);
+    }
+    if holds("max-requests", pool) {
+        out.plain("max-requests", policy.max_requests);
+    }
     out.plain("restart-limit", policy.restart_limit);
     out.span("restart-window", policy.restart_window);
     out.plain("surge", policy.surge);
+    out.span("canary", policy.canary);
 }
 
 fn probe(pool: &Pool, out: &mut Out) {
-    out.span("canary", pool.policy.canary);
     match &pool.probe {
         None => out.comment("probe: none, to be ready is enough"),
         Some(Probe { question, timeout }) => {
@@ -182,6 +236,15 @@ impl Out {
     fn texts(&mut self, key: &str, texts: &[impl AsRef<str>]) {
         let texts: Vec<String> = texts.iter().map(|text| quoted(text.as_ref())).collect();
         self.plain(key, format!("[{}]", texts.join(", ")));
+    }
+
+    /// A table on one line.
+    fn table(&mut self, key: &str, pairs: impl Iterator<Item = (String, String)>) {
+        let pairs: Vec<String> = pairs.map(|(key, value)| format!("{key} = {value}")).collect();
+        match pairs.join(", ") {
+            pairs if pairs.is_empty() => self.plain(key, "{}"),
+            pairs => self.plain(key, format!("{{ {pairs} }}")),
+        }
     }
 
     fn span(&mut self, key: &str, span: Duration) {

@@ -13,7 +13,7 @@ use toml::de::{DeTable, Error};
 use super::entry::Section;
 use super::error::{Mistake, Place, Problem, Problems, Report, quote, quote_path, why};
 use super::source::Source;
-use super::{Config, Listen, Pool, keys, later, master, pool};
+use super::{Config, Listen, Pool, keys, master, pool};
 
 /// Files in `conf.d`.
 const MOST_FILES: usize = 256;
@@ -225,9 +225,6 @@ fn pools_of<'a>(top: &Section<'a>, report: &mut Report) -> Vec<(&'a str, Section
 
 /// `[pool]` has a key itself.
 fn not_a_pool(name: &str) -> Mistake {
-    if let Some(mistake) = later::key(name) {
-        return mistake;
-    }
     let message = format!("{} is no pool, but a key outside of every pool", quote(name));
     let remedy = match keys::nearest(name, keys::POOL) {
         Some(key) => format!("write `{key}` below a line [pool.NAME], for example [pool.web]"),

@@ -39,6 +39,19 @@ pub(super) const POOL: &[&str] = &[
     "unavailable",
     "unavailable-after",
     "crash-ledger",
+    "map",
+    "drain-preload",
+    "first-byte",
+    "dialect",
+    "stop-signal",
+    "blocking",
+    "ready",
+    "settle",
+    "nice",
+    "rlimits",
+    "umask",
+    "oom-score-adjust",
+    "no-new-privileges",
 ];
 
 /// What other programs call it.
@@ -57,9 +70,13 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("exec-start", "command"),
     ("execstart", "command"),
     ("instances", "workers"),
+    ("kill-signal", "stop-signal"),
+    ("killsignal", "stop-signal"),
+    ("limits", "rlimits"),
     ("port", "listen"),
     ("processes", "workers"),
     ("program", "command"),
+    ("ports", "map"),
     ("script", "command"),
     ("sockets", "listen"),
     ("stop-timeout", "drain-timeout"),
@@ -74,6 +91,16 @@ pub(super) fn unknown(key: &str, place: &str, known: &[&str]) -> Mistake {
         (None, Some(right), _) => format!("`{right}` belongs into `[master]`"),
         (None, None, Some(right)) => format!("`{right}` belongs into a pool, `[pool.NAME]`"),
         (None, None, None) => format!("known here: {}", known.join(", ")),
+    };
+    Mistake::new(message, remedy)
+}
+
+/// The mistake of an unknown word `name` in a closed list; `bare` is what it is compared by.
+pub(super) fn unknown_among(name: &str, bare: &str, place: &str, known: &[&str]) -> Mistake {
+    let message = format!("unknown key {} {place}", quote(name));
+    let remedy = match nearest(bare, known) {
+        Some(right) => format!("did you mean `{right}`?"),
+        None => format!("known here: {}", known.join(", ")),
     };
     Mistake::new(message, remedy)
 }

@@ -18,9 +18,14 @@ mod error;
 mod explain;
 mod file;
 mod keys;
-mod later;
+mod limits;
+mod manner;
+mod map;
 mod master;
+mod npm;
+pub mod placeholder;
 mod pool;
+mod preset;
 mod probe;
 mod programs;
 mod source;
@@ -40,6 +45,8 @@ pub(crate) use error::why;
 pub use error::{Mistake, Problem, Problems};
 pub use explain::explain;
 pub use file::load;
+pub use manner::{Dialect, Limits, Manner, Ready};
+pub use preset::Preset;
 pub use probe::{Probe, Question};
 
 use error::Place;
@@ -141,28 +148,20 @@ pub enum Kind {
     /// They use the worker library.
     #[default]
     Native,
+    /// Node applications, by the protocol of Node's own cluster.
+    Node,
+    /// Programs that are handed sockets over Node's IPC channel.
+    Ipc,
+    /// Programs that inherit listening sockets.
+    Inherit,
 }
 
 impl FromStr for Kind {
     type Err = Mistake;
 
     fn from_str(word: &str) -> Result<Self, Mistake> {
-        match word {
-            "native" => Ok(Kind::Native),
-            _ => Err(later::word("kind", word).unwrap_or_else(|| {
-                let message = format!("there is no kind {}", error::quote(word));
-                Mistake::new(message, "write `native`")
-            })),
-        }
+        manner::kind(word)
     }
-}
-
-/// Who accepts connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Accept {
-    /// The master, which passes them on.
-    #[default]
-    Master,
 }
 
 /// How many workers, as written: `auto` or a number.
@@ -213,9 +212,7 @@ pub struct Pool {
     /// Where it listens. Nowhere: a resident pool.
     pub listen: Vec<Listen>,
     /// How workers are started and spoken to.
-    pub kind: Kind,
-    /// Who accepts.
-    pub accept: Accept,
+    pub manner: Manner,
     /// The workers' working directory, absolute. `None`: the master's own.
     pub working_directory: Option<PathBuf>,
     /// Name or number of the workers' user. `None`: the master's own.
@@ -258,8 +255,7 @@ impl Pool {
         Pool {
             command,
             listen: Vec::new(),
-            kind: Kind::default(),
-            accept: Accept::default(),
+            manner: Manner::default(),
             working_directory: None,
             user: None,
             group: None,
@@ -273,6 +269,7 @@ impl Pool {
             policy: Policy {
                 name: name.clone(),
                 workers: Workers::Auto.count(),
+                counted: Kind::Native.is_counted(),
                 ..Policy::default()
             },
             name,
@@ -280,11 +277,21 @@ impl Pool {
         }
     }
 
-    /// The pool of a command line, named after the command's file.
+    /// Takes on a kind, with its defaults.
+    fn become_kind(&mut self, kind: Kind) {
+        self.manner = Manner::of(kind);
+        self.policy.accept = kind.accept();
+        self.policy.counted = kind.is_counted();
+        self.policy.window = kind.window();
+    }
+
+    /// The pool of a command line, named after the command's file. Without a kind, it is the
+    /// preset's, else `native`.
     pub fn from_command(
         listen: Vec<Listen>,
         workers: Workers,
-        kind: Kind,
+        kind: Option<Kind>,
+        preset: Option<Preset>,
         command: Vec<String>,
     ) -> Result<Pool, Mistake> {
         let Some(program) = command.first().filter(|program| !program.is_empty()) else {
@@ -304,7 +311,19 @@ impl Pool {
         }
         let mut pool = Pool::new(pool::name_after(program), command);
         pool.listen = listen;
-        pool.kind = kind;
+        let default = preset.map(Preset::kind).unwrap_or_default();
+        pool.become_kind(kind.unwrap_or(default));
+        if let Some(preset) = preset {
+            if let Some(mistake) = preset.refuse_kind(pool.manner.kind) {
+                return Err(mistake);
+            }
+            preset.fill(&mut pool);
+            preset.finish(&mut pool)?;
+        }
+        if pool.manner.kind == Kind::Inherit {
+            let mut arguments = pool.command.iter();
+            arguments.try_for_each(|argument| placeholder::check(argument, &pool.listen))?;
+        }
         pool.policy.workers = workers.count();
         Ok(pool)
     }

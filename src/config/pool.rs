@@ -9,8 +9,8 @@ use super::entry::{Entry, Fault, Read, Section};
 use super::error::{Mistake, Report, quote};
 use super::time::{DAY, HOUR, SHORTEST};
 use super::{
-    Accept, Kind, Listen, MOST_WORKERS, Pool, Workers, answer, environment, keys, later, probe,
-    resolve,
+    Kind, Listen, MOST_WORKERS, Pool, Preset, Workers, answer, environment, keys, manner,
+    placeholder, probe, resolve,
 };
 
 /// Characters in a pool's name.
@@ -23,31 +23,81 @@ const MOST_LISTENERS: usize = 64;
 const UNAVAILABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// The keys whose places are kept for the checks that come later.
-const CHECKED_LATER: &[&str] =
-    &["command", "group", "supplementary-groups", "unavailable", "user", "working-directory"];
+const CHECKED_LATER: &[&str] = &[
+    "command",
+    "group",
+    "kind",
+    "supplementary-groups",
+    "unavailable",
+    "user",
+    "working-directory",
+];
 
 /// Reads one pool. What is wrong goes to the report; the pool is then of no use.
 pub(super) fn read(name: &str, section: &Section<'_>, report: &mut Report) -> Pool {
     section.refuse_unknown(keys::POOL, report);
-    section.read("preset", report, |entry| -> Read<()> {
-        let preset = later::preset(entry.string("\"none\"")?);
-        entry.refuse(preset.message, preset.remedy.unwrap_or_default())
+    let preset = section.read("preset", report, |entry| {
+        entry.parsed::<Preset>(entry.text_of("a word", "\"gunicorn\"")?)
     });
     let mut pool = Pool::new(name, Vec::new());
     pool.places = pool.places.with(section, CHECKED_LATER);
     read_process(&mut pool, section, report);
     environment::read(&mut pool, section, report);
     pool.listen = section.read_or("listen", Vec::new(), report, listen);
-    pool.kind =
-        section.read_or("kind", pool.kind, report, |entry| entry.word(&[("native", Kind::Native)]));
-    pool.accept = section
-        .read_or("accept", pool.accept, report, |entry| entry.word(&[("master", Accept::Master)]));
+    manner::read(&mut pool, preset, section, report);
     read_policy(&mut pool.policy, section, report);
     read_unavailable(&mut pool, section, report);
     pool.crash_ledger =
         section.read_or("crash-ledger", pool.crash_ledger, report, |entry| entry.boolean());
     probe::read(&mut pool, section, report);
+    finish(&mut pool, preset, section, report);
     pool
+}
+
+/// Lets the preset add what it adds, and checks what the whole asks for.
+fn finish(pool: &mut Pool, preset: Option<Preset>, section: &Section<'_>, report: &mut Report) {
+    // A `listen` that was refused is told already.
+    let is_known = section.entry("listen").is_none_or(|entry| {
+        let written = entry.value.get_ref().as_array().map_or(usize::MAX, |array| array.len());
+        written == pool.listen.len()
+    });
+    if !is_known || pool.command.is_empty() {
+        return;
+    }
+    if let (Some(preset), Some(entry)) = (preset, section.entry("preset")) {
+        if preset.kind() == pool.manner.kind {
+            if let Err(mistake) = preset.finish(pool) {
+                section.report(entry.offset(), mistake, report);
+                return;
+            }
+        }
+    }
+    if pool.manner.kind == Kind::Inherit {
+        check_placeholders(pool, section, report);
+    }
+}
+
+/// Reports placeholders of sockets that the pool does not have.
+fn check_placeholders(pool: &Pool, section: &Section<'_>, report: &mut Report) {
+    let mut check = |text: &str, offset| {
+        if let Err(mistake) = placeholder::check(text, &pool.listen) {
+            section.report(offset, mistake, report);
+        }
+    };
+    let command = section.entry("command");
+    let command = command.and_then(|entry| entry.value.get_ref().as_array());
+    for value in command.into_iter().flat_map(|array| array.iter()) {
+        check(value.get_ref().as_str().unwrap_or_default(), value.span().start);
+    }
+    let table = section.entry("environment");
+    let table = table.and_then(|entry| entry.value.get_ref().as_table());
+    for (_, value) in table.into_iter().flat_map(|table| table.iter()) {
+        check(value.get_ref().as_str().unwrap_or_default(), value.span().start);
+    }
+    if let Some(files) = section.entry("environment-file") {
+        let values = pool.environment_files.iter().flat_map(|file| file.values.values());
+        values.for_each(|value| check(value, files.offset()));
+    }
 }
 
 /// Whether this can be a pool's name.
@@ -191,6 +241,10 @@ fn read_policy(policy: &mut Policy, section: &Section<'_>, report: &mut Report) 
             ("source-hash", Balance::SourceHash),
         ])
     });
+    if policy.balance == Balance::SourceHash {
+        // Who must get to one worker is not to go to another because that one has not answered yet.
+        policy.window = Policy::default().window;
+    }
     let mut small = |key, default, bounds: RangeInclusive<u32>, example| {
         section.read_or(key, default, report, |entry| entry.small(bounds, example))
     };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Group, User};
 
 use super::error::{Mistake, Problem, quote, quote_path, why};
-use super::{Config, Places, Pool, answer};
+use super::{Config, Places, Pool, answer, npm};
 
 /// Where programs are looked for without any `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -24,6 +24,7 @@ impl Config {
         }
         for pool in &self.pools {
             let mut check = Check::new(&pool.places, &mut problems);
+            check.tell("command", npm::refusal(pool).map_or(Ok(()), Err));
             if let Some(user) = &pool.user {
                 check.tell("user", check_user(user));
             }
@@ -75,6 +76,11 @@ impl Pool {
             let message = format!("no program {} in PATH ({})", quote(name), quote(&path));
             Mistake::new(message, "install it, or write its whole path")
         })
+    }
+
+    /// Why this command cannot become a worker, though its program is there.
+    pub fn refusal(&self) -> Option<Mistake> {
+        npm::refusal(self)
     }
 
     /// The `PATH` that the pool's workers have, when the master has this one.

@@ -5,6 +5,8 @@
 //! killed.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -12,6 +14,10 @@ use super::journal::Level;
 use super::{Daemon, Token, state};
 use crate::supervisor::{Event, Seat, Who, WorkerId};
 use crate::sys::process::Process;
+use crate::sys::socket::wait_readable;
+
+/// How long a process that was sent SIGKILL may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Such a worker.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub(crate) struct Absent {
     pub(crate) token: String,
     /// Device and inode of the scoreboard that it counts on.
     pub(crate) board: (u64, u64),
+    /// It accepts by itself, and is taken over as it is.
+    pub(crate) inherited: Option<state::Inherited>,
 }
 
 impl Daemon {
@@ -38,14 +46,24 @@ impl Daemon {
                 let _ = process.signal_group(Signal::SIGKILL);
                 continue;
             }
-            let Some(token) = worker.token.clone() else { continue };
+            if worker.ends_with_master {
+                // It does so by itself, unless it is stuck; nobody waits for its clients any more, and
+                // it may hold a listening socket.
+                let _ = process.signal_group(Signal::SIGKILL);
+                let _ = wait_readable(&[process.as_fd()], Some(GONE_WITHIN));
+                continue;
+            }
+            let inherited = worker.inherited.clone();
+            // One that accepts by itself need not come.
+            let none = inherited.as_ref().map(|_| String::new());
+            let Some(token) = worker.token.clone().or(none) else { continue };
             let board = worker.board;
             if let Err(error) = self.poller.add(&process, Token::Process(id).encode()) {
                 self.say(Level::Warning, format!("worker {id} cannot be watched: {error}"));
                 continue;
             }
             let (who, seat) = (worker.who, worker.seat);
-            self.absent.insert(id, Absent { who, seat, process, token, board });
+            self.absent.insert(id, Absent { who, seat, process, token, board, inherited });
         }
         self.absent.keys().copied().collect()
     }

@@ -6,6 +6,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::config::Pool;
 use crate::sys::process::Identity;
+use crate::sys::resource::effective_capabilities;
 
 /// Whom the pool's workers become. `None`: nobody else.
 ///
@@ -72,11 +73,9 @@ fn own() -> Identity {
     Identity { user, group, groups }
 }
 
-/// Whether this process has CAP_SETGID (6) and CAP_SETUID (7): capabilities(7), proc_pid_status(5).
+/// Whether this process has CAP_SETGID (6) and CAP_SETUID (7): capabilities(7).
 pub(crate) fn may_change_identity() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let mask = effective_capabilities();
     // Where that cannot be known, the attempt will tell.
     mask.is_none_or(|mask| mask & 0xc0 == 0xc0)
 }

@@ -26,11 +26,13 @@ use super::door::{Door, Guests, Hello};
 use super::inherit::{LISTENERS, LOGS};
 use super::journal::{Entry, Level};
 use super::outbox::clock;
+use super::passing::Verdict;
 use super::{Daemon, state};
-use crate::kinds::native::{Client, Descriptors, Heard, Worker};
+use crate::kinds::native::{self, Heard};
+use crate::kinds::{Link, Worker};
 use crate::supervisor::{Event, Held, WorkerId};
 use crate::sys::socket::wait_readable;
-use crate::wire::message::{ToMaster, ToWorker, Token as Secret};
+use crate::wire::message::{Ready, ToMaster, ToWorker, Token as Secret};
 use crate::wire::scoreboard::Scoreboard;
 
 /// How long to wait at the start for the first worker, who brings the listeners along.
@@ -43,6 +45,9 @@ pub(crate) struct Adoption {
     pub(super) guests: Guests,
     /// Those that were welcomed and have not answered.
     joining: BTreeSet<WorkerId>,
+    /// Connections that each of those who have come had been sent by the master before, less those
+    /// that were read back.
+    pub(super) came_with: BTreeMap<WorkerId, u64>,
     /// The mind knows whom to expect.
     pub(super) is_open: bool,
 }
@@ -90,10 +95,12 @@ impl Daemon {
     /// At the start, before the listeners are opened: where nobody else keeps them, the first worker
     /// that comes brings them along. Nothing else is to be done in this time.
     pub(super) fn await_listeners(&mut self, listeners: &state::Listeners) {
-        let is_bound =
-            |it: &state::Listener| matches!(&it.origin, state::Origin::Bound { name: Some(_), .. });
-        let are_missing = !self.notify.has_manager() && listeners.open.iter().any(is_bound);
-        if !are_missing || self.absent.is_empty() || self.adoption.door.is_none() {
+        let is_missing = |it: &state::Listener| match &it.origin {
+            state::Origin::Bound { name: Some(name), .. } => !self.listeners.has_kept(name),
+            state::Origin::Bound { name: None, .. } | state::Origin::Inherited(_) => false,
+        };
+        let are_missing = !self.notify.has_manager() && listeners.open.iter().any(is_missing);
+        if !are_missing || !self.is_anybody_to_come() || self.adoption.door.is_none() {
             return;
         }
         let end = clock() + LISTENERS_PATIENCE;
@@ -124,6 +131,11 @@ impl Daemon {
                 return self.say(Level::Error, format!("no worker can be waited for: {error}"));
             }
         }
+    }
+
+    /// Whether there are absent workers that will come.
+    fn is_anybody_to_come(&self) -> bool {
+        self.absent.values().any(|absent| absent.inherited.is_none())
     }
 
     /// From now on whoever has proven who he is is adopted, and those first who have done so.
@@ -164,8 +176,10 @@ impl Daemon {
         let board = Scoreboard::open(board).map_err(plain)?;
         let words = self.boards.take_over(who.pool, board, seat).map_err(plain)?;
         let Some(Absent { process, .. }) = self.absent.remove(&id) else { return Ok(()) };
-        let worker = Worker::resumed(who, process, words, ours, theirs).map_err(plain)?;
-        self.workers.insert(id, Worker { token: Some(token), is_watched: false, ..worker });
+        let mut link = native::Link::new(ours, theirs).map_err(plain)?;
+        link.token = Some(token);
+        let worker = Worker::new(who, process, words, Link::Native(link));
+        self.workers.insert(id, Worker { is_watched: false, ..worker });
         self.adoption.joining.insert(id);
         for (key, what) in kept.into_iter().filter(|(key, _)| key.starts_with(LOGS)) {
             self.follow_again(id, &key, what);
@@ -176,13 +190,22 @@ impl Daemon {
 
     /// A worker that was welcomed answers: from now on it is as any other.
     pub(super) fn join(&mut self, id: WorkerId, message: &ToMaster) {
-        let ToMaster::Ready { limit, handback, draining, .. } = *message else { return };
-        let is_welcomed = self.workers.get(&id).is_some_and(|worker| worker.is_welcomed);
+        let ToMaster::Ready(ready) = message else { return };
+        let Ready { limit, handback, draining, tells, .. } = *ready;
+        let is_welcomed = self.native(id).is_some_and(|link| link.is_welcomed);
         if !is_welcomed || !self.adoption.joining.remove(&id) {
             return;
         }
+        if let Some(link) = self.native_mut(id) {
+            link.tells = tells;
+        }
         let Some(worker) = self.workers.get(&id) else { return };
         let (handed_back, rescued) = (worker.words.handed_back().1, Vec::new());
+        let taken = worker.words.counts().taken;
+        self.adoption.came_with.insert(id, taken);
+        if let Some(link) = self.native_mut(id) {
+            (link.sent, link.hands_back) = (taken, draining);
+        }
         self.report(Event::Joined { worker: id, limit, handback, draining, handed_back, rescued });
         self.watch_channel(id);
     }
@@ -194,22 +217,25 @@ impl Daemon {
             return None;
         }
         let mut rescued = Vec::new();
-        while let Some(Ok(heard)) = self.workers.get(&id).map(Worker::hear) {
+        while let Some(Ok(heard)) = self.native(id).map(native::Link::hear) {
             let Heard::Message(message, descriptors) = heard else { break };
             let ToMaster::Handback { listener, past, entry: _ } = message else { continue };
-            let Descriptors { socket, leftover, swallowed } = descriptors;
-            let is_whole = !swallowed && (past.leftover > 0) == leftover.is_some();
-            let listener_id = self.listeners.named(&listener);
-            match (socket.filter(|_| is_whole), listener_id) {
-                (Some(socket), Some(listener)) => {
-                    let client = Client { socket, past: Some(past), leftover };
-                    rescued.push(self.hold(listener, client));
-                }
-                (_, None) => self.say_cut(id, &listener),
-                (None, Some(_)) => self.say_lost(id, 1),
+            // In doubt it is not sent a second time.
+            if self.judge_handback(id, &descriptors) == Verdict::IsOurs {
+                rescued.extend(self.unpack_back(id, &listener, past, descriptors));
             }
         }
         Some(rescued)
+    }
+
+    /// The queue of a worker that has not joined was read back: it had taken the rest.
+    pub(super) fn note_came_with(&mut self, id: WorkerId) {
+        let Some((worker, link)) = self.workers.get(&id).and_then(|it| Some((it, it.native()?)))
+        else {
+            return;
+        };
+        let had = worker.words.counts().taken.saturating_add(link.read_back);
+        self.adoption.came_with.insert(id, had);
     }
 
     /// By which the next master will know a worker, if there can be one.
@@ -229,8 +255,8 @@ impl Daemon {
     /// `known`: it outlived another, and keeps this.
     pub(super) fn welcome(&mut self, id: WorkerId, known: Option<&BTreeSet<String>>) {
         let Some(door) = &self.adoption.door else { return };
-        let Some(worker) = self.workers.get(&id) else { return };
-        let Some(token) = worker.token else { return };
+        let Some(link) = self.native(id) else { return };
+        let Some(token) = link.token else { return };
         let kept = if self.notify.has_manager() { Vec::new() } else { self.listeners.keepsakes() };
         let path = door.path.as_str();
         let orphan_timeout = self.config.master.orphan_timeout;
@@ -238,24 +264,24 @@ impl Daemon {
         let tell = || -> io::Result<()> {
             let is_new = |key: &str| known.is_none_or(|known| !known.contains(key));
             for (key, socket) in kept.iter().filter(|(key, _)| is_new(key)) {
-                worker.entrust(key, *socket)?;
+                link.entrust(key, *socket)?;
             }
-            if let Some((key, log)) = &worker.log {
-                worker.entrust(key, log.as_fd())?;
+            if let Some((key, log)) = &link.log {
+                link.entrust(key, log.as_fd())?;
             }
             let is_needed =
                 |key: &str| key.starts_with(LOGS) || kept.iter().any(|(other, _)| *other == key);
             for key in known.into_iter().flatten().filter(|key| !is_needed(key)) {
-                worker.tell(&ToWorker::Forget { key })?;
+                link.tell(&ToWorker::Forget { key })?;
             }
             let message = ToWorker::Welcome { path, token, orphan_timeout, answer }.encode();
-            worker.channel.send(&message, door.pidfd.as_fd(), Some(worker.channel.as_fd()))
+            link.channel.send(&message, door.pidfd.as_fd(), Some(link.channel.as_fd()))
         };
         let told = tell();
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.log = None;
+        let Some(link) = self.native_mut(id) else { return };
+        link.log = None;
         match told {
-            Ok(()) => worker.is_welcomed = true,
+            Ok(()) => link.is_welcomed = true,
             Err(error) => {
                 let who = self.describe(id);
                 let text = format!("{who} will not outlive this master: {error}");
@@ -266,7 +292,7 @@ impl Daemon {
 
     /// A worker is done, and everything that it said has been read.
     pub(super) fn say_bye(&mut self, id: WorkerId) {
-        if self.workers.get(&id).is_some_and(|worker| worker.is_welcomed) {
+        if self.native(id).is_some_and(|link| link.is_welcomed) {
             self.tell(id, &ToWorker::Bye);
         }
     }
@@ -275,29 +301,31 @@ impl Daemon {
     /// manager does.
     pub(super) fn entrust_all(&mut self, names: &[String]) {
         let kept: BTreeMap<&str, BorrowedFd<'_>> = self.listeners.keepsakes().into_iter().collect();
-        let told = self.tell_welcomed(|worker| {
+        let told = self.tell_welcomed(|link| {
             let mut named = names.iter().filter_map(|name| Some((name, *kept.get(name.as_str())?)));
-            named.try_for_each(|(name, socket)| worker.entrust(name, socket))
+            named.try_for_each(|(name, socket)| link.entrust(name, socket))
         });
         self.say_untold(told);
     }
 
     /// They close what they keep under this name.
     pub(super) fn forget_all(&mut self, key: &str) {
-        let told = self.tell_welcomed(|worker| worker.tell(&ToWorker::Forget { key }));
+        let told = self.tell_welcomed(|link| link.tell(&ToWorker::Forget { key }));
         self.say_untold(told);
     }
 
     /// Answers those that cannot be told.
     fn tell_welcomed(
         &self,
-        tell: impl Fn(&Worker) -> io::Result<()>,
+        tell: impl Fn(&native::Link) -> io::Result<()>,
     ) -> Vec<(WorkerId, io::Error)> {
         if self.notify.has_manager() {
             return Vec::new();
         }
-        let welcomed = self.workers.iter().filter(|(_, it)| it.is_welcomed && !it.is_reaped);
-        welcomed.filter_map(|(&id, worker)| Some((id, tell(worker).err()?))).collect()
+        let alive = self.workers.iter().filter(|(_, worker)| !worker.is_reaped);
+        let links = alive.filter_map(|(&id, worker)| Some((id, worker.native()?)));
+        let welcomed = links.filter(|(_, link)| link.is_welcomed);
+        welcomed.filter_map(|(id, link)| Some((id, tell(link).err()?))).collect()
     }
 
     fn say_untold(&mut self, untold: Vec<(WorkerId, io::Error)>) {

@@ -98,7 +98,9 @@ impl Daemon {
             self.notify.store(name, socket, self.now);
             unstored.push(name.to_owned());
         }
-        self.entrust_all(&unstored);
+        if !unstored.is_empty() {
+            self.entrust_all(&unstored);
+        }
     }
 
     /// A reload is over.

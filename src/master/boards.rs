@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::admission::Bells;
 use crate::supervisor::{Board, Counts, PoolId, SEATS, Seat};
 use crate::wire::scoreboard::{Scoreboard, SeatWords};
 
@@ -12,7 +13,11 @@ const _: () = assert!(SEATS == crate::wire::scoreboard::SEATS);
 /// A board for each pool that ever had a worker. A worker that outlived another master counts on the
 /// board of then, as long as it has its seat.
 #[derive(Debug, Default)]
-pub(crate) struct Boards(pub(super) BTreeMap<PoolId, (Scoreboard, Vec<SeatWords>)>);
+pub(crate) struct Boards {
+    pub(super) all: BTreeMap<PoolId, (Scoreboard, Vec<SeatWords>)>,
+    /// Of those pools whose workers look at each other.
+    pub(super) bells: Bells,
+}
 
 impl Boards {
     /// The pool's board, made when it is first asked for, and the words of `seat` on it.
@@ -20,7 +25,7 @@ impl Boards {
     /// # Errors
     /// When the system has no memory or descriptors left, or the board has no such seat.
     pub(crate) fn seat(&mut self, pool: PoolId, seat: Seat) -> io::Result<(Scoreboard, SeatWords)> {
-        let (board, seats) = match self.0.entry(pool) {
+        let (board, seats) = match self.all.entry(pool) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
                 entry.insert((Scoreboard::create()?, Vec::new()))
@@ -42,13 +47,13 @@ impl Boards {
         seat: Seat,
     ) -> io::Result<SeatWords> {
         let words = board.seat(seat.0)?;
-        let (own, seats) = self.0.entry(pool).or_insert_with(|| (board, Vec::new()));
+        let (own, seats) = self.all.entry(pool).or_insert_with(|| (board, Vec::new()));
         put(seats, own, seat, words.clone())?;
         Ok(words)
     }
 
     fn words(&self, pool: PoolId, seat: Seat) -> Option<&SeatWords> {
-        self.0.get(&pool)?.1.get(seat.0 as usize)
+        self.all.get(&pool)?.1.get(seat.0 as usize)
     }
 }
 
@@ -70,8 +75,9 @@ fn put(
 impl Board for Boards {
     fn counts(&self, pool: PoolId, seat: Seat) -> Counts {
         let Some(words) = self.words(pool, seat) else { return Counts::default() };
-        let counts = words.counts();
-        Counts { taken: counts.taken, finished: counts.finished, progress: counts.progress }
+        let crate::wire::scoreboard::Counts { taken, accepted, finished, progress, .. } =
+            words.counts();
+        Counts { taken, accepted, finished, progress }
     }
 
     fn set_waiting(&self, pool: PoolId, seat: Seat, waiting: bool) {

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use super::control::Control;
 use super::inherit::Inheritance;
 use super::journal::{CAUSE, Entry, Level, MessageId};
 use super::prepare::Editions;
 use super::state::kept::{self, Found, Kept};
 use super::state::{self, Luggage, Packing, State};
-use super::{Daemon, Token, Wish};
-use crate::config::MasterSettings;
+use super::{Daemon, Options, Token, Wish};
+use crate::config::{Config, MasterSettings};
 use crate::supervisor::{How, Supervisor};
 
 /// Tries to go on with what a killed master has left; after so many it may be the reason.
@@ -132,6 +133,7 @@ impl Daemon {
             let entry = Entry::new(Level::Warning, text).id(MessageId::StateUnused);
             self.journal.say(entry.with(CAUSE, why));
         } else if self.is_resumed {
+            self.take_over_inherited();
             self.adopt_guests();
             return Ok(());
         }
@@ -170,6 +172,7 @@ impl Daemon {
         let mut reopened = state::Descriptors::Reopened;
         let awaited = self.look_out(&state);
         let (pid, count) = (state.pid, awaited.len());
+        self.fetch_listeners(&state.listeners);
         self.await_listeners(&state.listeners);
         let editions = Editions::resume(state.editions, &mut reopened)?;
         let mind = Supervisor::restore(state.mind, taken, How::Orphaned { now, awaited })?;
@@ -252,4 +255,12 @@ pub(super) fn mind(settings: &MasterSettings) -> Supervisor {
 fn unique_number() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
+}
+
+/// The control socket, where one is wanted.
+///
+/// # Errors
+/// A sentence: it cannot be made.
+pub(super) fn open_control(options: &Options, config: &Config) -> Result<Option<Control>, String> {
+    options.control.as_ref().map(|path| Control::open(path, &config.master)).transpose()
 }

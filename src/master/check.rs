@@ -8,30 +8,34 @@
 //!
 //! One check at a time: it starts a worker for each pool at once.
 
+mod inherited;
+mod piped;
+
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::diagnose::cannot_run;
+use super::Daemon;
 use super::journal::{Entry, Level, MessageId, Origin};
-use super::pin::{Invocation, Pinned};
+use super::observe::MESSAGE_BATCH;
+use super::perform::Parts;
+use super::pin::Pinned;
 use super::probe::Verdict;
 use super::record::short;
-use super::{Daemon, Token};
-use crate::config::{Config, Pool, Probe, why};
-use crate::kinds::native::{Heard, Start, Worker};
+use crate::config::{Config, Kind, Pool, Probe, why};
+use crate::kinds::inherit::Offer;
+use crate::kinds::native::{Heard, unfit};
+use crate::kinds::{Link, Worker};
 use crate::supervisor::{PoolId, Seat, Slot, Who, WorkerId};
 use crate::sys::process::Ending;
 use crate::wire::control::{Answer, Call, ReloadResults};
-use crate::wire::message::{ToMaster, ToWorker};
-use crate::wire::scoreboard::{STRIDE, Scoreboard};
+use crate::wire::message::{Ready, ToMaster, ToWorker};
+use crate::wire::scoreboard::Scoreboard;
 
 /// Workers of a check are known by numbers from here on, which no other worker reaches.
 const FIRST: u64 = 1 << 48;
 /// How long a worker may take to end when it has nothing to do.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Messages that are read from one worker per turn.
-const MESSAGE_BATCH: usize = 64;
 
 /// The check under way.
 #[derive(Debug, Default)]
@@ -53,6 +57,8 @@ struct Part {
     /// The message with which the probe's connection is sent.
     message: Vec<u8>,
     begun: Instant,
+    /// It is to accept by itself.
+    must_accept: bool,
     start_timeout: Duration,
     is_ready: bool,
     /// How long that took.
@@ -60,6 +66,8 @@ struct Part {
     deadline: Option<Instant>,
     /// What it has come to, as in "web: {outcome}".
     outcome: Option<Result<String, String>>,
+    /// What may be the cause of that.
+    hint: Option<String>,
 }
 
 impl Check {
@@ -77,7 +85,12 @@ impl Check {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.parts.iter().filter_map(|part| part.deadline).min()
+        let looks = self.parts.iter().filter_map(|part| {
+            let worker = part.worker.as_ref()?;
+            let inherited = worker.inherit().and_then(|link| link.look_at());
+            inherited.or_else(|| worker.piped()?.look_at)
+        });
+        self.parts.iter().filter_map(|part| part.deadline).chain(looks).min()
     }
 
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
@@ -98,11 +111,13 @@ impl Part {
             probe: None,
             message: Vec::new(),
             begun: now,
+            must_accept: false,
             start_timeout: Duration::ZERO,
             is_ready: false,
             ready_after: Duration::ZERO,
             deadline: None,
             outcome: None,
+            hint: None,
         }
     }
 
@@ -118,9 +133,14 @@ impl Part {
     /// It is known what came of it: the worker is let go.
     fn conclude(&mut self, outcome: Result<String, String>, now: Instant) {
         self.outcome.get_or_insert(outcome);
-        let Some(worker) = &self.worker else { return };
+        let Some(worker) = &mut self.worker else { return };
         let drain = ToWorker::Drain { deadline: FAREWELL, handback: false };
-        match self.is_ready && worker.tell(&drain).is_ok() {
+        let is_told = match &mut worker.link {
+            Link::Native(link) => self.is_ready && link.tell(&drain).is_ok(),
+            Link::Inherit(link) => self.is_ready && link.stop(&worker.process).is_ok(),
+            Link::Piped(link) => self.is_ready && link.stop(),
+        };
+        match is_told {
             true => self.deadline = Some(now + FAREWELL),
             false => self.kill(),
         }
@@ -160,6 +180,7 @@ impl Daemon {
             let listener = pool.listen.first().map_or("", |entry| entry.text.as_str());
             part.probe.clone_from(&pool.probe);
             part.message = ToWorker::Connection { listener, past: None, entry: None }.encode();
+            part.must_accept = pool.policy.admits();
             part.start_timeout = pool.policy.start_timeout;
             match self.start_checked(pool, id) {
                 Ok(worker) => {
@@ -169,6 +190,7 @@ impl Daemon {
                 Err(why) => part.outcome = Some(Err(why)),
             }
             self.check.parts.push(part);
+            self.await_checked(id, &pool.manner);
         }
         // Those that a reload would let go need no worker for that.
         for name in names.iter().filter(|name| config.pool(name).is_none()) {
@@ -181,40 +203,23 @@ impl Daemon {
     /// # Errors
     /// A sentence.
     fn start_checked(&mut self, pool: &Pool, id: WorkerId) -> Result<Worker, String> {
-        self.try_listeners(pool)?;
+        let offer = self.try_listeners(pool)?;
         let pinned = Pinned::new(pool)?;
         let plain = |error: std::io::Error| why(&error);
-        let Invocation { mut command, name: arg0, keep } = pinned.invocation()?;
-        let directory = pinned.directory().map_err(plain)?;
         let board = Scoreboard::create().map_err(plain)?;
         let words = board.seat(0).map_err(plain)?;
-        // As the first worker that a reload would replace.
+        // As the first worker that a reload would replace; it gets no clients.
         let generation = self.supervisor.next_generation();
         let who = Who { worker: id, pool: PoolId(u32::MAX), slot: Slot(1), generation };
-        let program = std::path::PathBuf::from(command.get_program());
-        let (output, read) = self.open_output(&pool.name, &who, &mut command)?;
-        let (identity, seat, name) = (pinned.identity.clone(), Seat(0), &pool.name);
-        let start = Start {
-            who,
-            pool: name,
-            seat,
-            board,
-            words,
-            // It gets no clients.
-            ledger: None,
-            command,
-            name: arg0,
-            keep,
-            directory,
-            identity,
-            output,
-        };
-        let worker = Worker::start(start).map_err(|error| cannot_run(&program, &error))?;
-        let watched = self
-            .poller
-            .add(&worker.channel, Token::Channel(id).encode())
-            .and_then(|()| self.poller.add(&worker.process, Token::Process(id).encode()));
-        if let Err(error) = watched {
+        let (place, name) = ((Seat(0), (board, words)), &pool.name);
+        let mut parts = Parts::of(&pinned)?;
+        parts.offer = offer;
+        parts.offer.preload = self.preload(&pool.manner)?;
+        if pool.manner.kind == Kind::Inherit {
+            parts.offer.einhorn = self.einhorn_path();
+        }
+        let (worker, read) = self.start_worker(who, name, parts, place, None)?;
+        if let Err(error) = self.watch_worker(id, &worker) {
             let _ = worker.process.signal_group(Signal::SIGKILL);
             return Err(format!("cannot be watched: {error}"));
         }
@@ -230,29 +235,37 @@ impl Daemon {
     }
 
     /// Whether the pool's listeners can be had. Those that are open already can; others are opened
-    /// for a moment.
-    fn try_listeners(&mut self, pool: &Pool) -> Result<(), String> {
+    /// for a moment. What a worker is given that would accept there.
+    fn try_listeners(&mut self, pool: &Pool) -> Result<Offer, String> {
         let mut opened = Vec::new();
         let result = self.listeners.open_all(pool, &mut opened);
+        let result = result.and_then(|ids| match pool.manner.kind {
+            Kind::Native => Ok(Offer::default()),
+            Kind::Node | Kind::Ipc | Kind::Inherit => self.stand_ins(pool, &ids),
+        });
         opened.into_iter().for_each(|id| self.listeners.close(id));
-        result.map(drop)
+        result
     }
 
     /// Something is to be heard of a worker, or it is gone.
     pub(super) fn observe_check(&mut self, id: WorkerId) {
+        if self.hear_checked(id) || self.hear_checked_piped(id) {
+            return self.reap_checked(id);
+        }
         for _ in 0..MESSAGE_BATCH {
             let Some(part) = self.check.part(id) else { return };
             let Some(worker) = &part.worker else { return };
-            match worker.hear() {
-                Ok(Heard::Message(ToMaster::Ready { stride, .. }, _)) if !part.is_ready => {
+            let Some(link) = worker.native() else { return };
+            match link.hear() {
+                Ok(Heard::Message(ToMaster::Ready(ready), _)) if !part.is_ready => {
                     part.is_ready = true;
-                    self.note_checked_ready(id, stride);
+                    self.note_checked_ready(id, &ready);
                 }
                 Ok(Heard::Message(..)) => {}
                 Ok(Heard::Nothing) => break,
                 Ok(Heard::End) => {
                     // Its end would be reported again and again.
-                    let _ = self.poller.remove(&worker.channel);
+                    let _ = self.poller.remove(&worker.link);
                     part.conclude(Err("has shut down its channel".to_owned()), self.now);
                     part.kill();
                     break;
@@ -266,24 +279,20 @@ impl Daemon {
         self.reap_checked(id);
     }
 
-    fn note_checked_ready(&mut self, id: WorkerId, stride: u32) {
+    fn note_checked_ready(&mut self, id: WorkerId, ready: &Ready) {
         let now = self.now;
         let Some(part) = self.check.part(id) else { return };
-        if stride != 0 && stride != STRIDE as u32 {
-            let why = format!(
-                "counts on a scoreboard of stride {stride}, this master's is {STRIDE}: build it with \
-                 the worker library of this version"
-            );
+        if let Some(why) = unfit(ready, part.must_accept) {
             return part.conclude(Err(why), now);
         }
         part.ready_after = now.saturating_duration_since(part.begun);
         let ready = format!("ready in {}", short(part.ready_after));
         let Some(probe) = part.probe.clone() else { return part.conclude(Ok(ready), now) };
-        let Some(worker) = part.worker.take() else { return };
+        let Some(mut worker) = part.worker.take() else { return };
         let message = std::mem::take(&mut part.message);
         // From now on the probe's own time counts.
         part.deadline = None;
-        let asked = self.probe_stranger(id, &worker, probe, &message);
+        let asked = self.probe_stranger(id, &mut worker, probe, &message);
         let Some(part) = self.check.part(id) else { return };
         part.worker = Some(worker);
         if let Err(error) = asked {
@@ -314,11 +323,12 @@ impl Daemon {
             Err(error) => format!("is gone ({error})"),
         };
         let when = if part.is_ready { "while it was probed" } else { "before it was ready" };
-        part.outcome.get_or_insert(Err(format!("{how} {when}")));
+        let hint = part.hint.take().map_or(String::new(), |hint| format!(" (it {hint})"));
+        part.outcome.get_or_insert(Err(format!("{how} {when}{hint}")));
         part.deadline = None;
         if let Some(worker) = part.worker.take() {
             // The channel may have been removed at its end.
-            let _ = self.poller.remove(&worker.channel);
+            let _ = self.poller.remove(&worker.link);
             let _ = self.poller.remove(&worker.process);
         }
         self.end_probes_of(id);
@@ -327,6 +337,8 @@ impl Daemon {
 
     /// Workers whose time is over.
     pub(super) fn tend_check(&mut self) {
+        self.look_after_checked();
+        self.look_after_checked_piped();
         let now = self.now;
         for part in &mut self.check.parts {
             if part.deadline.is_some_and(|at| at <= now) {

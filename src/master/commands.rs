@@ -22,6 +22,7 @@ impl Daemon {
             let upgrade = self.upgrade.as_ref();
             clients.any(|(client, _)| client == id)
                 || self.check.is_for(id)
+                || self.round.is_awaited_by(id)
                 || upgrade.is_some_and(|upgrade| upgrade.is_awaited_by(id))
         };
         if let Some(id) = self.control.as_ref().and_then(|control| control.surplus(awaits)) {
@@ -129,6 +130,7 @@ impl Daemon {
         }
         control.close(id);
         self.abandon_check(id);
+        self.round.forget(id);
         // A vanished client is normal; what he wished for goes on.
         for wish in self.wishes.values_mut() {
             wish.client = wish.client.filter(|&(client, _)| client != id);
@@ -141,6 +143,7 @@ impl Daemon {
         let answer = match (method, call.method.as_str()) {
             (Some("Status"), _) => Some(Answer::results(&self.wire_status())),
             (Some("Reloads"), _) => Some(Answer::results(&self.wire_reloads())),
+            (Some("Draining"), _) => self.obey_draining(id, call),
             (Some("Reload" | "Scale" | "Stop" | "Upgrade"), _) if !may_command => {
                 let why = "only root and the user that the service runs as may command it";
                 Some(Answer::refusal("Refused", why))

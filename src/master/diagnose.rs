@@ -9,9 +9,15 @@ use std::path::Path;
 use nix::libc;
 
 use crate::config::why;
+use crate::sys::step::Failure;
 
 /// Why a program could not be executed.
 pub(crate) fn cannot_run(program: &Path, error: &io::Error) -> String {
+    // It was not even tried.
+    let failure = error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>());
+    if let Some(Failure { step, why: cause }) = failure {
+        return format!("cannot {step}: {}", why(cause));
+    }
     let more = match error.raw_os_error() {
         Some(libc::ENOEXEC) => ": it is for another kind of machine, or a script without a #! line",
         Some(libc::ENOENT) if program.exists() => ": what is missing is its loader or interpreter",

@@ -24,8 +24,9 @@ use super::state::{self, Luggage, Packing};
 use super::stored::SocketFile;
 use super::{Daemon, Token};
 use crate::supervisor::WorkerId;
+use crate::sys::accept::{Accepted, accept};
 use crate::sys::ancillary::{Received, receive, send};
-use crate::sys::listen::{Accepted, Local, accept, check_packets, listen_packets, local};
+use crate::sys::listen::{Local, check_packets, listen_packets, local};
 use crate::sys::process::pidfd_of;
 use crate::sys::socket::{is_channel, is_readable};
 use crate::wire::message::{LENGTH_MAX, ToMaster, ToWorker, Token as Secret};
@@ -206,7 +207,7 @@ impl Daemon {
     pub(super) fn observe_door(&mut self) {
         for _ in 0..GUESTS_MAX {
             let Some(door) = &self.adoption.door else { return };
-            match accept(door.socket.as_fd()) {
+            match accept(door.socket.as_fd(), false) {
                 Ok(Accepted::Client(socket)) => self.receive_guest(socket),
                 Ok(Accepted::Gone) => {}
                 Ok(Accepted::Nobody) => return,
@@ -273,7 +274,7 @@ impl Daemon {
     ) -> Result<(), Refusal> {
         let Some(guest) = self.adoption.guests.all.get(&id) else { return Ok(()) };
         match (message, descriptors) {
-            (Some(message @ ToMaster::Ready { .. }), _) if guest.worker.is_some() => {
+            (Some(message @ ToMaster::Ready(_)), _) if guest.worker.is_some() => {
                 if let Some(worker) = guest.worker {
                     self.join(worker, &message);
                 }
@@ -308,7 +309,9 @@ impl Daemon {
         [theirs, ours, board]: [&OwnedFd; 3],
     ) -> Result<WorkerId, Refusal> {
         let text = text_of(token);
-        let here = self.workers.iter().find(|(_, worker)| worker.token.as_ref() == Some(token));
+        let here = self.workers.iter().find(|(_, worker)| {
+            worker.native().is_some_and(|link| link.token.as_ref() == Some(token))
+        });
         if let Some((&id, worker)) = here {
             let is_it = worker.process.id() == pid && self.adoption.is_joining(id);
             let refusal = Refusal::Stranger("is a worker that is here already");

@@ -2,12 +2,10 @@
 //! the kernel has sent.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
-
-use nix::time::{ClockId, clock_gettime};
 
 use super::ledger::Kept;
 use crate::kinds::native::Client;
+use crate::sys::clock::microseconds;
 use crate::sys::tcp;
 use crate::wire::ledger::{Said, State};
 use crate::wire::message::Past;
@@ -51,7 +49,10 @@ impl Kept {
                             true => unanswered(client),
                             false => {
                                 let requests = said.requests.saturating_add(1);
-                                goes_on(client, Past { idle_since: now(), requests, ..past })
+                                goes_on(
+                                    client,
+                                    Past { idle_since: microseconds(), requests, ..past },
+                                )
                             }
                         }
                     }
@@ -61,11 +62,4 @@ impl Kept {
             State::Closed => Fate::IsOver,
         }
     }
-}
-
-/// Microseconds of CLOCK_MONOTONIC, as workers count them.
-fn now() -> u64 {
-    // The clock exists: it cannot fail.
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -152,10 +152,11 @@ impl Daemon {
 }
 
 fn add_toll(reload: &mut PastReload, toll: Toll) {
-    let Toll { handed_back, redispatched, cut } = toll;
+    let Toll { handed_back, redispatched, cut, unseen } = toll;
     reload.handed_back += handed_back;
     reload.redispatched += redispatched;
     reload.cut += cut;
+    reload.unseen += unseen;
 }
 
 /// Seconds since 1970.
@@ -186,7 +187,7 @@ mod tests {
     use super::*;
 
     fn toll(handed_back: u64, cut: u64) -> Toll {
-        Toll { handed_back, redispatched: 0, cut }
+        Toll { handed_back, redispatched: 0, cut, unseen: 0 }
     }
 
     #[test]

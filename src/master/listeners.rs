@@ -33,8 +33,14 @@ pub(crate) struct Listener {
     pub(crate) message: Arc<[u8]>,
     /// Whether a client's address decides who gets it.
     pub(crate) needs_source: bool,
+    /// Only clients who have said something are passed on.
+    pub(crate) first_byte: bool,
+    /// We have told the kernel so.
+    pub(super) defers: bool,
     /// What clients are answered whom nobody can take.
     pub(crate) answer: Option<Arc<[u8]>>,
+    /// What the first Node server there has said of itself; every other one is given it.
+    pub(crate) data: Option<serde_json::Value>,
 }
 
 #[derive(Debug)]
@@ -75,6 +81,8 @@ pub(crate) struct Listeners {
     pub(super) may_be_kept: bool,
     pub(super) open: BTreeMap<ListenerId, Listener>,
     pub(super) last: u32,
+    /// The last that was looked at for [`Listeners::take_unstored`].
+    told: u32,
 }
 
 impl Listeners {
@@ -82,7 +90,7 @@ impl Listeners {
     pub(crate) fn new(mut inheritance: Inheritance, may_be_kept: bool) -> Listeners {
         let stored = Stored::new(inheritance.take_stored(LISTENERS));
         let (open, discarded) = (BTreeMap::new(), Vec::new());
-        Listeners { inheritance, stored, discarded, may_be_kept, open, last: 0 }
+        Listeners { inheritance, stored, discarded, may_be_kept, open, last: 0, told: 0 }
     }
 
     /// Closes what was kept for a configuration that is no more: its clients wait in vain, and its
@@ -105,6 +113,10 @@ impl Listeners {
 
     /// Sockets of our own that systemd's store is to keep; each is answered once.
     pub(crate) fn take_unstored(&mut self) -> Vec<(&str, BorrowedFd<'_>)> {
+        // Asked at every turn of the loop: nobody is looked at while none is new.
+        if std::mem::replace(&mut self.told, self.last) == self.last {
+            return Vec::new();
+        }
         let listeners = self.open.values_mut();
         let unstored = listeners.filter_map(|listener| match &mut listener.origin {
             Origin::Bound { name: Some(name), is_stored, .. } if !*is_stored => {
@@ -130,6 +142,11 @@ impl Listeners {
     /// Workers have kept these.
     pub(crate) fn give_back(&mut self, sockets: Vec<(String, OwnedFd)>) {
         self.stored.0.extend(sockets);
+    }
+
+    /// Whether somebody has kept the socket of this name, and it is not claimed.
+    pub(crate) fn has_kept(&self, name: &str) -> bool {
+        self.stored.0.iter().any(|(kept, _)| kept == name)
     }
 
     /// Everything is left open and in its place: the next master goes on with it.
@@ -264,8 +281,18 @@ impl Listeners {
         let message = ToWorker::Connection { listener: &name, past: None, entry: None };
         let message = message.encode().into();
         let attention = Attention::Pause;
-        let (needs_source, answer) = (false, None);
-        let listener = Listener { socket, name, origin, attention, message, needs_source, answer };
+        let listener = Listener {
+            socket,
+            name,
+            origin,
+            attention,
+            message,
+            needs_source: false,
+            first_byte: false,
+            defers: false,
+            answer: None,
+            data: None,
+        };
         self.open.insert(id, listener);
         id
     }
@@ -284,13 +311,16 @@ impl Listeners {
             if let Some(listener) = self.open.get_mut(id) {
                 listener.needs_source = pool.policy.balance == Balance::SourceHash;
                 listener.answer.clone_from(&answer);
+                listener.want_first_byte(pool.manner.first_byte, pool.policy.accept);
             }
         }
     }
 
     /// Closes a listener that no pool uses any more; an inherited one may be claimed again.
     pub(crate) fn close(&mut self, id: ListenerId) {
-        let Some(Listener { socket, origin, .. }) = self.open.remove(&id) else { return };
+        let Some(mut listener) = self.open.remove(&id) else { return };
+        listener.stop_deferring();
+        let Listener { socket, origin, .. } = listener;
         match origin {
             Origin::Inherited(name, local) => {
                 self.inheritance.put_back(Inherited { name, socket, local });
@@ -323,10 +353,23 @@ impl Listeners {
         }
     }
 
+    /// Closes our own duplicate of a listener at the end of the service: workers accept there until they
+    /// have stopped.
+    pub(crate) fn let_go(&mut self, id: ListenerId) {
+        let Some(mut listener) = self.open.remove(&id) else { return };
+        listener.stop_deferring();
+        if let Origin::Bound { file, is_stored, .. } = listener.origin {
+            if !(is_stored && self.may_be_kept) {
+                file.iter().for_each(SocketFile::remove);
+            }
+        }
+    }
+
     /// Closes a listener at the end of the service. What the next start may get back is left as it
     /// is, its file included; a file that was left in vain is replaced when it is bound anew.
     pub(crate) fn leave(&mut self, id: ListenerId) {
-        let Some(listener) = self.open.remove(&id) else { return };
+        let Some(mut listener) = self.open.remove(&id) else { return };
+        listener.stop_deferring();
         match listener.origin {
             Origin::Bound { file, is_stored, .. } if !(is_stored && self.may_be_kept) => {
                 file.iter().for_each(SocketFile::remove);

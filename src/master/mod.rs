@@ -12,9 +12,15 @@
 //! probe, check         does a worker work?       history           the last reloads
 //! pin, accounts        what a generation runs    boards            scoreboards for the mind
 //! linger, diagnose     whom nobody takes, what hangs
-//! journal, record      what is said              report            how things are
+//! holding              what a drain waits for       silent   who has said nothing yet
+//! journal, record, toll   what is said           report            how things are
 //! announce, notify     what systemd is told      outbox            the way to systemd
-//! output               where workers' output goes    handback     live connections on their way
+//! output               where workers' output goes    handback            what workers give back
+//! passing              from one worker to the next, whenever a master dies
+//! link                 how each kind is spoken to    native       those that use the worker library
+//! admission            those of these that accept by themselves
+//! inherited, einhorn   those that accept by themselves      takeover      and outlive a master
+//! piped, cluster, ipc  those that speak by Node's channel   due           what is due by the clock
 //! boot, state          how it begins, goes on   absent      who has not come back yet
 //! door, adoption       where workers of a killed master come, and go on with this one
 //! upgrade, image       how its next image goes on    ledger, fate    what a worker's death costs
@@ -22,6 +28,7 @@
 
 mod absent;
 mod accounts;
+mod admission;
 mod adoption;
 mod announce;
 mod api;
@@ -29,38 +36,51 @@ mod boards;
 mod boot;
 mod breakdown;
 mod check;
+mod cluster;
 mod commands;
 mod control;
 mod diagnose;
 mod door;
+mod due;
+mod einhorn;
 mod fate;
 mod handback;
 mod history;
+mod holding;
 mod image;
 mod inherit;
+mod inherited;
+mod ipc;
 mod journal;
 mod ledger;
 mod linger;
+mod link;
 mod listeners;
+mod native;
 mod notify;
 mod observe;
 mod outbox;
 mod output;
+mod passing;
 mod perform;
 mod pin;
+mod piped;
 mod prepare;
 mod probe;
 mod record;
 mod reload;
 mod report;
 mod signals;
+mod silent;
 mod source;
 mod state;
 mod stored;
+mod takeover;
 mod token;
+mod toll;
 mod upgrade;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -69,7 +89,8 @@ pub use image::is_continuation;
 pub use source::Source;
 
 use crate::config::{Config, Problems};
-use crate::kinds::native::{Client, Worker};
+use crate::kinds::Worker;
+use crate::kinds::native::Client;
 use crate::supervisor::{ConnectionId, ListenerId, Progress, Supervisor, WishId, WorkerId};
 use crate::sys::poller::Poller;
 use crate::wire::control::Answer;
@@ -81,7 +102,9 @@ use boot::{Keeping, Left};
 use check::Check;
 use control::Control;
 use history::History;
+use holding::Round;
 use inherit::Inheritance;
+use inherited::Inherited;
 use journal::Journal;
 use ledger::Ledgers;
 use linger::Lingering;
@@ -139,6 +162,17 @@ pub struct Options {
     pub greeting: Option<Box<dyn FnOnce()>>,
 }
 
+/// What the loop knows of its turns.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Orders are being carried out.
+    is_performing: bool,
+    /// Something else than a dispatch has happened in this one.
+    is_stirred: bool,
+    /// Workers whose channels are left alone for now; see `handback`.
+    resting: BTreeSet<WorkerId>,
+}
+
 /// How the master ends.
 type Ending = Result<(), String>;
 
@@ -156,6 +190,7 @@ pub(crate) struct Daemon {
     last_connection: u64,
     lingering: Lingering,
     ledgers: Ledgers,
+    inherited: Inherited,
     control: Option<Control>,
     /// Control clients are not looked at until then.
     control_rests_until: Option<Instant>,
@@ -167,6 +202,7 @@ pub(crate) struct Daemon {
     history: History,
     probes: Probes,
     check: Check,
+    round: Round,
     source: Source,
     /// What the settled pools were configured with.
     config: Config,
@@ -199,8 +235,7 @@ pub(crate) struct Daemon {
     /// The program that goes on where this image ends.
     own_path: PathBuf,
     upgrade: Option<Upgrade>,
-    /// Orders are being carried out.
-    is_performing: bool,
+    turn: Turn,
     started: Instant,
     now: Instant,
     ended: Option<Ending>,
@@ -252,6 +287,11 @@ pub fn run(mut options: Options) -> Result<(), Error> {
     }
 }
 
+/// The one that comes first, of those that there are.
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
 impl Daemon {
     fn new(
         options: Options,
@@ -260,9 +300,7 @@ impl Daemon {
         listeners: Listeners,
         left: Left,
     ) -> Result<Daemon, String> {
-        let control = options.control.as_ref().map(|it| Control::open(it, &config.master));
-        #[expect(clippy::disallowed_methods, reason = "the first reading of the one clock")]
-        let now = Instant::now();
+        let now = outbox::clock();
         Ok(Daemon {
             supervisor: boot::mind(&config.master),
             boards: Boards::default(),
@@ -276,7 +314,8 @@ impl Daemon {
             last_connection: 0,
             lingering: Lingering::default(),
             ledgers: Ledgers::default(),
-            control: control.transpose()?,
+            inherited: Inherited::default(),
+            control: boot::open_control(&options, &config)?,
             control_rests_until: None,
             editions: Editions::default(),
             wishes: BTreeMap::new(),
@@ -285,6 +324,7 @@ impl Daemon {
             history: History::default(),
             probes: Probes::default(),
             check: Check::default(),
+            round: Round::default(),
             source: options.source,
             outputs: Outputs::new(config.master.log),
             config,
@@ -307,7 +347,7 @@ impl Daemon {
             keeping: Keeping::default(),
             own_path: image::own_path(),
             upgrade: None,
-            is_performing: false,
+            turn: Turn::default(),
             started: now,
             now,
             ended: None,
@@ -331,51 +371,30 @@ impl Daemon {
                 }
             }
             self.publish();
-            let deadline = self.deadline();
-            if let Err(error) = self.poller.wait(self.now, deadline, &mut ready) {
+            if let Err(error) = self.watch(&mut ready) {
                 return Err(format!("epoll: {error}"));
             }
-            #[expect(clippy::disallowed_methods, reason = "the one clock, read once per turn")]
-            let now = Instant::now();
-            self.now = now;
-            for token in ready.drain(..) {
-                self.observe(Token::decode(token));
-            }
-            self.supervisor.handle_timeout(now, &self.boards);
+            self.supervisor.handle_timeout(self.now, &self.boards);
             self.tend();
         }
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        [
-            self.supervisor.poll_timeout(),
-            self.lingering.deadline(),
-            self.ledgers.deadline(),
-            self.pulse.deadline(),
-            self.control_rests_until,
-            self.notify.deadline(),
-            self.guest_deadline(),
-            self.upgrade.as_ref().and_then(Upgrade::deadline),
-            self.probes.deadline(),
-            self.check.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// What is due by the clock and no business of the mind.
-    fn tend(&mut self) {
-        for id in self.lingering.overdue(self.now) {
-            self.close_lingering(id);
+    /// Waits for what happens and takes it in. While nothing does but clients coming and going on to
+    /// workers, there is nothing to tend or to tell: then this goes on.
+    fn watch(&mut self, ready: &mut Vec<u64>) -> std::io::Result<()> {
+        let tended = self.deadline();
+        self.turn.is_stirred = false;
+        while !self.turn.is_stirred {
+            let deadline = earliest(tended, self.dispatch_deadline());
+            self.poller.wait(self.now, deadline, ready)?;
+            #[expect(clippy::disallowed_methods, reason = "the one clock, read once per turn")]
+            let now = Instant::now();
+            self.now = now;
+            self.turn.is_stirred = deadline.is_some_and(|at| at <= now);
+            for token in ready.drain(..) {
+                self.observe(Token::decode(token));
+            }
         }
-        self.look_at_ledgers();
-        self.end_overdue_probes();
-        self.tend_check();
-        self.resume_control();
-        self.tend_guests();
-        self.limit_rehearsal();
-        self.continue_upgrade();
-        self.notify.retry(self.now);
+        Ok(())
     }
 }

@@ -6,33 +6,22 @@ use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2};
 
 use super::journal::{Entry, LISTENER, Level, MessageId};
+use super::link::Hearing;
 use super::{Daemon, Token};
-use crate::kinds::native::Client;
-use crate::kinds::native::{Descriptors, Heard, Queue, TakenBack};
-use crate::supervisor::{Attention, Event, Held, ListenerId, Scale, WorkerId};
-use crate::sys::listen::{Accepted, accept, source_of};
-use crate::sys::process::{Ending, reap_strangers};
-use crate::wire::message::ToMaster;
-use crate::wire::scoreboard::STRIDE;
+use crate::kinds::native::{Client, Queue};
+use crate::supervisor::{Attention, Event, ListenerId, Scale, WorkerId};
+use crate::sys::accept::{Accepted, accept};
+use crate::sys::listen::source_of;
+use crate::sys::process::Ending;
+use crate::sys::reap::reap_strangers;
 
-/// Connections accepted from one listener per turn, so that nobody else starves.
-const ACCEPT_BATCH: usize = 16;
 /// Messages read from one worker per turn.
-const MESSAGE_BATCH: usize = 64;
-/// Messages read from a dead worker: more than a channel holds.
-const LAST_WORDS: usize = 1024;
-
-/// Whether a worker has more to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hearing {
-    GoesOn,
-    Pauses,
-    Ended,
-}
+pub(super) const MESSAGE_BATCH: usize = 64;
 
 impl Daemon {
     /// Something is ready; what it was may be gone by now.
     pub(super) fn observe(&mut self, token: Token) {
+        self.turn.is_stirred |= !matches!(token, Token::Listener(_));
         match token {
             Token::Signals => self.observe_signals(),
             Token::Listener(id) => self.observe_listener(id),
@@ -49,6 +38,9 @@ impl Daemon {
             Token::Door => self.observe_door(),
             Token::Guest(id) => self.observe_guest(id),
             Token::Rehearsal => self.observe_rehearsal(),
+            Token::Einhorn => self.observe_einhorn(),
+            Token::Acknowledger(id) => self.observe_acknowledger(id),
+            Token::Silent(id) => self.observe_silent(id),
             Token::Lingering(id) => {
                 if self.lingering.hear(id) {
                     self.close_lingering(id);
@@ -60,20 +52,18 @@ impl Daemon {
     /// Takes in a fact, now. The orders that follow are carried out before the next fact, unless
     /// this one is itself about an order: then they follow that one.
     pub(super) fn report(&mut self, event: Event) {
+        self.turn.is_stirred = true;
         self.supervisor.handle_event(event, self.now, &self.boards);
         self.perform_all();
     }
 
+    /// One at a turn, so that nobody else starves. If more wait, the poller says so at once, for less
+    /// than a tenth of what it costs to accept in vain.
     fn observe_listener(&mut self, id: ListenerId) {
-        for _ in 0..ACCEPT_BATCH {
-            let goes_on = match self.listeners.get(id).map(|listener| listener.attention) {
-                Some(Attention::Accept) => self.accept_one(id),
-                Some(Attention::Answer) => self.answer_one(id),
-                Some(Attention::Pause) | None => return,
-            };
-            if !goes_on {
-                return;
-            }
+        match self.listeners.get(id).map(|listener| listener.attention) {
+            Some(Attention::Accept) => drop(self.accept_one(id)),
+            Some(Attention::Answer) => self.answer_one(id),
+            Some(Attention::Pause) | None => {}
         }
     }
 
@@ -85,7 +75,9 @@ impl Daemon {
             self.perform_all();
             return false;
         };
-        let Some((client, needs_source)) = self.accept_client(id) else { return false };
+        let Some((client, needs_source, first_byte)) = self.accept_client(id) else { return false };
+        let client = if first_byte { self.keep_silent(id, client) } else { Some(client) };
+        let Some(client) = client else { return true };
         if needs_source {
             let source = source_of(client.as_fd());
             worker =
@@ -97,18 +89,20 @@ impl Daemon {
     }
 
     /// A client nobody can take is answered.
-    fn answer_one(&mut self, id: ListenerId) -> bool {
-        let Some((client, _)) = self.accept_client(id) else { return false };
+    fn answer_one(&mut self, id: ListenerId) {
+        let Some((client, ..)) = self.accept_client(id) else { return };
         self.refuse(id, client);
         self.report(Event::Refused { listener: id });
-        true
     }
 
-    fn accept_client(&mut self, id: ListenerId) -> Option<(OwnedFd, bool)> {
+    /// With what matters of its listener: whether the client's address does, and its first byte.
+    fn accept_client(&mut self, id: ListenerId) -> Option<(OwnedFd, bool, bool)> {
         let listener = self.listeners.get(id)?;
         loop {
-            match accept(listener.as_fd()) {
-                Ok(Accepted::Client(client)) => return Some((client, listener.needs_source)),
+            match accept(listener.as_fd(), false) {
+                Ok(Accepted::Client(client)) => {
+                    return Some((client, listener.needs_source, listener.first_byte));
+                }
                 Ok(Accepted::Gone) => {}
                 Ok(Accepted::Nobody) => return None,
                 Ok(Accepted::Exhausted(error)) => {
@@ -131,38 +125,21 @@ impl Daemon {
     }
 
     fn observe_channel(&mut self, id: WorkerId) {
-        for _ in 0..MESSAGE_BATCH {
-            if self.rests(id) {
+        for count in 0.. {
+            // What is out of the channel already is not reported again: it is heard to its end.
+            if self.rests(id) || count >= MESSAGE_BATCH && !self.has_more_of(id) {
                 return;
             }
             match self.hear_worker(id) {
                 Hearing::GoesOn => {}
                 Hearing::Pauses => return,
-                Hearing::Ended => return self.expel(id),
+                Hearing::Ended => return self.expel(id, "has shut down its channel"),
             }
         }
     }
 
-    /// Takes in one message of a worker, if one is there.
-    fn hear_worker(&mut self, id: WorkerId) -> Hearing {
-        let Some(worker) = self.workers.get(&id) else { return Hearing::Pauses };
-        match worker.hear() {
-            Ok(Heard::Nothing) => return Hearing::Pauses,
-            Ok(Heard::End) => return Hearing::Ended,
-            Ok(Heard::Message(message, descriptors)) => self.heed(id, message, descriptors),
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                self.complain(id, &format!("sent {error}"));
-            }
-            Err(error) => {
-                self.complain(id, &format!("cannot be heard: {error}"));
-                return Hearing::Pauses;
-            }
-        }
-        Hearing::GoesOn
-    }
-
-    /// A living worker whose channel has ended can be given nothing and told nothing.
-    fn expel(&mut self, id: WorkerId) {
+    /// A living worker that can be given nothing and told nothing, as `what` says, is of no use.
+    pub(super) fn expel(&mut self, id: WorkerId, what: &str) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if std::mem::replace(&mut worker.is_expelled, true) {
             return;
@@ -170,52 +147,10 @@ impl Daemon {
         let killed = worker.process.signal_group(Signal::SIGKILL);
         let who = self.describe(id);
         let text = match killed {
-            Ok(()) => format!("{who} has shut down its channel; it is killed"),
-            Err(error) => format!("{who} has shut down its channel and cannot be killed: {error}"),
+            Ok(()) => format!("{who} {what}; it is killed"),
+            Err(error) => format!("{who} {what} and cannot be killed: {error}"),
         };
         self.journal.say(self.about_worker(id, Level::Error, text).id(MessageId::Misbehaved));
-    }
-
-    fn heed(&mut self, worker: WorkerId, message: ToMaster, descriptors: Descriptors) {
-        match message {
-            // Zeros: the worker did not say.
-            ToMaster::Ready { limit, stride, handback, adoption, ledger, .. }
-                if stride == 0 || stride == STRIDE as u32 =>
-            {
-                if ledger {
-                    self.ledgers.note_kept(worker);
-                }
-                if adoption {
-                    self.welcome(worker, None);
-                }
-                self.report(Event::Ready { worker, limit, handback });
-            }
-            ToMaster::Ready { stride, .. } => {
-                let why = format!(
-                    "counts on a scoreboard of stride {stride}, this master's is {STRIDE}: build \
-                     it with the worker library of this version"
-                );
-                self.report(Event::Unfit { worker, why });
-            }
-            ToMaster::Room => self.report(Event::Room { worker }),
-            ToMaster::Drained => {
-                self.report(Event::Drained { worker });
-                self.say_bye(worker);
-            }
-            ToMaster::Retire => self.report(Event::RetireRequested { worker }),
-            ToMaster::Handback { listener, past, entry } => {
-                // Its worker has done with it, whatever becomes of it.
-                self.ledgers.release(worker, entry);
-                self.receive_back(worker, &listener, past, descriptors);
-            }
-            // On the adoption socket alone.
-            ToMaster::Hello { .. } | ToMaster::Keep { .. } => {
-                self.complain(worker, "introduced itself on its channel");
-            }
-            ToMaster::Unknown(kind) => {
-                self.complain(worker, &format!("said something of unknown type {kind}"));
-            }
-        }
     }
 
     /// Says once what a worker did that it should not do.
@@ -235,30 +170,36 @@ impl Daemon {
         if self.observe_absent(id) {
             return;
         }
-        let Some(worker) = self.workers.get(&id) else { return };
-        let how = match worker.process.reap() {
-            Ok(None) => return,
-            Ok(Some(Ending::Status(status))) => format!("exited with status {status}"),
-            Ok(Some(Ending::Signal(signal))) => format!("was killed by {signal}"),
-            Ok(Some(Ending::Unknown)) => "is gone".to_owned(),
+        let Some(ending) = self.reap(id).transpose() else { return };
+        let is_clean = matches!(ending, Ok(Ending::Status(0)));
+        let how = match ending {
+            Ok(Ending::Status(status)) => format!("exited with status {status}"),
+            Ok(Ending::Signal(signal)) => format!("was killed by {signal}"),
+            Ok(Ending::Unknown) => "is gone".to_owned(),
             Err(error) => format!("is gone ({error})"),
         };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.is_reaped = true;
         }
-        let mut rescued = match self.bury_joining(id) {
-            Some(handed_back) => handed_back,
-            None => {
-                self.hear_all(id);
-                Vec::new()
-            }
-        };
+        let joining = self.bury_joining(id);
+        let has_joined = joining.is_none();
+        let mut rescued = joining.unwrap_or_default();
+        if has_joined {
+            self.bury_head(id);
+            self.hear_all(id);
+        }
+        if is_clean {
+            self.note_clean_end(id);
+        }
         rescued.extend(self.read_back(id, Queue::OfDead).0);
+        if !has_joined {
+            self.note_came_with(id);
+        }
         let (alive, answered) = self.bury_ledger(id);
         rescued.extend(alive);
         let who = self.describe(id);
         if let Some(worker) = self.workers.get(&id) {
-            let channel = Some(&worker.channel).filter(|_| worker.is_watched);
+            let channel = Some(&worker.link).filter(|_| worker.is_watched);
             let unwatched = self
                 .poller
                 .remove(&worker.process)
@@ -269,45 +210,19 @@ impl Daemon {
         }
         // The lines about it need its process id: they are written before it is forgotten.
         self.end_probes_of(id);
+        self.forget_inherited(id);
         self.report(Event::Exited { worker: id, how, rescued, answered });
+        self.dismiss_sibling(id);
         self.workers.remove(&id);
+        self.forget_held(id);
     }
 
     /// Takes in all that a worker has said by now. What comes after so much comes from somebody who
     /// has kept its end of the channel.
     fn hear_all(&mut self, id: WorkerId) {
-        for _ in 0..LAST_WORDS {
+        for _ in 0..self.last_words(id) {
             let Hearing::GoesOn = self.hear_worker(id) else { break };
         }
-    }
-
-    /// What a worker has not received comes back into the master's hand; and whether a PING was
-    /// among it.
-    pub(super) fn read_back(&mut self, id: WorkerId, queue: Queue) -> (Vec<Held>, bool) {
-        let Some(worker) = self.workers.get(&id) else { return Default::default() };
-        let TakenBack { connections, lost, had_ping } = match worker.take_back(queue) {
-            Ok(taken) => taken,
-            Err(error) => {
-                let who = self.describe(id);
-                self.say(Level::Error, format!("the queue of {who} cannot be read: {error}"));
-                return Default::default();
-            }
-        };
-        if lost > 0 {
-            self.say_lost(id, lost);
-        }
-        let mut held = Vec::new();
-        for (name, client, entry) in connections {
-            self.ledgers.release(id, entry);
-            if self.take_back_probe(id, &client.socket) {
-                continue;
-            }
-            match self.listeners.named(&name) {
-                Some(listener) => held.push(self.hold(listener, client)),
-                None => self.say_cut(id, &name),
-            }
-        }
-        (held, had_ping)
     }
 
     fn observe_signals(&mut self) {

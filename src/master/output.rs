@@ -114,8 +114,8 @@ impl Daemon {
             // It goes to the worker itself, when it is welcomed. Without it the worker finds nobody
             // who reads, should this master be killed.
             let log = read.try_clone().map(|read| (name.clone(), read));
-            match (log, self.workers.get_mut(&who.worker)) {
-                (Ok(log), Some(worker)) => worker.log = Some(log),
+            match (log, self.native_mut(who.worker)) {
+                (Ok(log), Some(link)) => link.log = Some(log),
                 (Err(error), _) => self.say(Level::Warning, format!("{name}: {error}")),
                 (Ok(_), None) => {}
             }

@@ -6,22 +6,50 @@ use nix::sys::signal::Signal;
 
 use super::diagnose::cannot_run;
 use super::journal::{Level, MessageId};
-use super::pin::Invocation;
+use super::pin::{Invocation, Pinned};
 use super::{Daemon, Token};
-use crate::kinds::native::{Client, Queue, Start, Worker};
+use crate::config::{Kind, Manner};
+use crate::kinds::inherit::Offer;
+use crate::kinds::native::{Client, Queue};
+use crate::kinds::{Start, Worker, start};
 use crate::supervisor::{
-    Action, Attention, ConnectionId, Event, Held, ListenerId, Past, Spawn, WorkerId,
+    Action, Attention, ConnectionId, Event, Held, ListenerId, Past, Seat, Spawn, Who, WorkerId,
 };
-use crate::wire::message::{ToWorker, add_entry};
+use crate::sys::listen::{set_nonblocking, source_of};
+use crate::sys::place::{HIGH, duplicate_from};
+use crate::sys::process::{AnySignal, Identity};
+use crate::wire::ledger::Ledger;
+use crate::wire::scoreboard::{Scoreboard, SeatWords};
 
 /// Orders that may follow from one fact, and from the facts that they lead to. A good many more than
 /// a full table of connections that are all refused at once.
 const ORDERS_MAX: u32 = 4_000_000;
 
+/// What a pool's workers are started from, for one start.
+pub(super) struct Parts {
+    invocation: Invocation,
+    directory: Option<OwnedFd>,
+    identity: Option<Identity>,
+    manner: Manner,
+    pub(super) offer: Offer,
+}
+
+impl Parts {
+    /// # Errors
+    /// A sentence: it cannot be started.
+    pub(super) fn of(pinned: &Pinned) -> Result<Parts, String> {
+        let invocation = pinned.invocation()?;
+        let directory = pinned.directory().map_err(|error| crate::config::why(&error))?;
+        let (identity, manner) = (pinned.identity.clone(), pinned.manner.clone());
+        let offer = Offer::default();
+        Ok(Parts { invocation, directory, identity, manner, offer })
+    }
+}
+
 impl Daemon {
     /// Carries out every order there is, in order: what an order leads to comes after it.
     pub(super) fn perform_all(&mut self) {
-        if std::mem::replace(&mut self.is_performing, true) {
+        if std::mem::replace(&mut self.turn.is_performing, true) {
             return;
         }
         let mut orders = 0;
@@ -30,10 +58,11 @@ impl Daemon {
             assert!(orders < ORDERS_MAX, "there is no end of orders; the last is: {action}");
             self.perform(action);
         }
-        self.is_performing = false;
+        self.turn.is_performing = false;
     }
 
     fn perform(&mut self, action: Action) {
+        self.turn.is_stirred = true;
         match action {
             Action::Spawn(spawn) => {
                 let worker = spawn.who.worker;
@@ -43,28 +72,34 @@ impl Daemon {
             }
             Action::Drain { worker, deadline, take_back, handback } => {
                 if take_back {
-                    let (connections, _) = self.read_back(worker, Queue::OfLiving);
-                    self.report(Event::TakenBack { worker, connections, pinged: false });
+                    self.take_back(worker, true);
                 }
-                self.tell(worker, &ToWorker::Drain { deadline, handback });
+                self.tell_to_drain(worker, deadline, handback);
             }
             Action::TakeBack { worker } => {
-                let (connections, had_ping) = self.read_back(worker, Queue::OfLiving);
+                let had_ping = self.take_back(worker, false);
                 // One that came back is not one more.
-                let pinged = self.tell(worker, &ToWorker::Ping) && !had_ping;
-                self.report(Event::TakenBack { worker, connections, pinged });
+                let pinged = self.ping(worker) && !had_ping;
+                self.report(Event::TakenBack { worker, connections: Vec::new(), pinged });
+            }
+            Action::Admit { worker } => self.let_accept(worker),
+            Action::Ping { worker } => {
+                let pinged = self.ping(worker);
+                self.report(Event::TakenBack { worker, connections: Vec::new(), pinged });
             }
             Action::Probe { worker, listener, edition } => self.probe(worker, listener, edition),
             Action::Terminate { worker } => self.signal(worker, Signal::SIGTERM),
-            Action::Kill { worker } => self.signal(worker, Signal::SIGKILL),
-            Action::Dispatch { worker, connection } => {
-                if let Some((listener, client)) = self.held.remove(&connection) {
-                    self.send(worker, listener, client);
-                }
+            Action::Kill { worker } => {
+                self.say_why_unready(worker);
+                self.signal(worker, Signal::SIGKILL);
             }
+            Action::Dispatch { worker, connection } => self.dispatch(worker, connection),
             Action::Refuse { listener, connection } => {
+                self.let_go_of_head(connection);
+                let was_silent = self.end_silence(connection);
                 // Who was handed back may be idle: an answer would be one to no question.
-                if let Some((_, Client { socket, past: None, .. })) = self.held.remove(&connection)
+                if let Some((_, Client { socket, past: None, .. })) =
+                    self.held.remove(&connection).filter(|_| !was_silent)
                 {
                     self.refuse(listener, socket);
                 }
@@ -86,6 +121,29 @@ impl Daemon {
         }
     }
 
+    /// What a living worker has not received goes to others: each connection before the next one is
+    /// read back, so that a master's death costs one at most. Where nobody has room any more, the rest
+    /// stays with a worker that `takes` what it is sent: there it is safe. Whether a PING was among it.
+    fn take_back(&mut self, worker: WorkerId, takes: bool) -> bool {
+        let Some(pool) = self.workers.get(&worker).map(|worker| worker.who.pool) else {
+            return false;
+        };
+        let mut had_ping = false;
+        while !(takes && self.supervisor.holds(pool)) {
+            let (connections, ping) = self.read_back(worker, Queue::OfLiving);
+            had_ping |= ping;
+            if connections.is_empty() {
+                break;
+            }
+            self.report(Event::TakenBack { worker, connections, pinged: false });
+            while let Some(dispatch) = self.supervisor.poll_dispatch() {
+                self.perform(dispatch);
+            }
+        }
+        self.end_read_back(worker);
+        had_ping
+    }
+
     fn spawn(&mut self, spawn: &Spawn) -> Result<(), String> {
         let Spawn { who, seat, edition, request_limit, last_resort } = *spawn;
         let Some(pinned) = self.editions.get(edition, who.pool) else {
@@ -94,41 +152,27 @@ impl Daemon {
         if let Some(what) = pinned.overwritten().filter(|_| !last_resort) {
             return Err(format!("cannot be started as it was: {what}"));
         }
-        let Invocation { mut command, name, keep } = pinned.invocation()?;
-        let plain = |error: std::io::Error| crate::config::why(&error);
-        let directory = pinned.directory().map_err(plain)?;
-        let identity = pinned.identity.clone();
+        let mut parts = Parts::of(pinned)?;
         let keeps_ledger = pinned.crash_ledger;
-        let (board, words) = self.boards.seat(who.pool, seat).map_err(plain)?;
-        words.clear(request_limit);
+        let plain = |error: std::io::Error| crate::config::why(&error);
+        if parts.manner.kind != Kind::Native {
+            parts.offer = self.offer(who.worker, &parts.manner).map_err(plain)?;
+            parts.offer.preload = self.preload(&parts.manner)?;
+        }
+        let manner = parts.manner.clone();
+        let place = self.boards.seat(who.pool, seat).map_err(plain)?;
+        place.1.clear(request_limit);
+        place.1.set_worker(who.worker.0);
         let pool = self.editions.name(who.pool).to_owned();
-        let program = std::path::PathBuf::from(command.get_program());
-        let (output, read) = self.open_output(&pool, &who, &mut command)?;
         let ledger = keeps_ledger.then(|| self.ledgers.open(who.worker));
         let ledger = ledger.transpose().map_err(plain)?;
-        let start = Start {
-            who,
-            pool: &pool,
-            ledger,
-            seat,
-            board,
-            words,
-            command,
-            name,
-            keep,
-            directory,
-            identity,
-            output,
-        };
-        let mut worker = Worker::start(start).map_err(|error| {
-            self.ledgers.forget(who.worker);
-            cannot_run(&program, &error)
-        })?;
-        worker.token = self.new_token();
-        let watched = self
-            .poller
-            .add(&worker.channel, Token::Channel(who.worker).encode())
-            .and_then(|()| self.poller.add(&worker.process, Token::Process(who.worker).encode()));
+        let started = self.start_worker(who, &pool, parts, (seat, place), ledger);
+        let (mut worker, read) = started.inspect_err(|_| self.ledgers.forget(who.worker))?;
+        let token = self.new_token();
+        if let Some(link) = worker.native_mut() {
+            link.token = token;
+        }
+        let watched = self.watch_worker(who.worker, &worker);
         self.workers.insert(who.worker, worker);
         if let Err(error) = watched {
             // Its death could not be seen: it must not live.
@@ -137,6 +181,7 @@ impl Daemon {
             self.ledgers.forget(who.worker);
             return Err(format!("cannot be watched: {error}"));
         }
+        self.await_inherited(who.worker, &manner);
         let text = format!("{} started", self.describe(who.worker));
         self.journal.say(self.about(&who, Level::Info, text).id(MessageId::Started));
         if let Some(read) = read {
@@ -145,43 +190,58 @@ impl Daemon {
         Ok(())
     }
 
-    /// Passes a connection on. The master's copy is closed when the kernel has the descriptor, unless
-    /// the worker keeps a ledger.
-    pub(super) fn send(&mut self, worker: WorkerId, listener: ListenerId, client: Client) {
-        let reserved = self.ledgers.reserve(worker, &client);
-        if reserved.is_none() {
-            self.note_unkept(worker, &client);
-        }
-        let entry = reserved.map(|reserved| reserved.index);
-        let sent = match (self.workers.get(&worker), self.listeners.get(listener)) {
-            (Some(worker), Some(listener)) => {
-                let (socket, leftover) = (client.socket.as_fd(), client.leftover.as_ref());
-                let leftover = leftover.map(AsFd::as_fd);
-                match (client.past, entry) {
-                    (None, None) => worker.channel.send(&listener.message, socket, None),
-                    (None, Some(entry)) => {
-                        let mut message = listener.message.to_vec();
-                        add_entry(&mut message, entry);
-                        worker.channel.send(&message, socket, None)
-                    }
-                    (past, entry) => {
-                        let name = &listener.name;
-                        let message = ToWorker::Connection { listener: name, past, entry };
-                        worker.channel.send(&message.encode(), socket, leftover)
-                    }
-                }
+    /// Starts a worker. With it comes the read end of its output, where the master reads that.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) fn start_worker(
+        &mut self,
+        who: Who,
+        pool: &str,
+        parts: Parts,
+        (seat, (board, words)): (Seat, (Scoreboard, SeatWords)),
+        ledger: Option<Ledger>,
+    ) -> Result<(Worker, Option<OwnedFd>), String> {
+        let Parts { invocation, directory, identity, manner, offer } = parts;
+        let settle = manner.settle;
+        let Invocation { mut command, name, mut keep, hold } = invocation;
+        let program = std::path::PathBuf::from(command.get_program());
+        let (output, read) = self.open_output(pool, &who, &mut command)?;
+        if let Some(read) = read.as_ref().filter(|_| manner.kind == Kind::Inherit) {
+            if !self.notify.has_manager() {
+                // Should this master be killed, somebody must hold it, or writing would end the worker.
+                let read = duplicate_from(read.as_fd(), HIGH);
+                keep.push(read.map_err(|error| crate::config::why(&error))?);
             }
-            _ => Err(nix::errno::Errno::EPIPE.into()),
-        };
-        if let Err(error) = sent {
-            self.ledgers.give_up(worker, reserved);
-            // EAGAIN, ETOOMANYREFS, no memory: all pass, and the client waits here meanwhile.
-            let is_full = error.kind() == std::io::ErrorKind::WouldBlock;
-            let held = self.hold(listener, client);
-            self.report(Event::Returned { held, worker, is_full });
-        } else {
-            self.ledgers.keep(worker, reserved, listener, client, self.now);
         }
+        let with = Start {
+            who,
+            pool,
+            ledger,
+            seat,
+            board,
+            words,
+            command,
+            name,
+            keep,
+            hold,
+            directory,
+            identity,
+            manner,
+            offer,
+            output,
+        };
+        let mut worker = start(with).map_err(|error| cannot_run(&program, &error))?;
+        if let Some(link) = worker.piped_mut() {
+            link.settle_at(self.now + settle);
+        }
+        Ok((worker, read))
+    }
+
+    /// From now on what a new worker says is heard, and its end is seen.
+    pub(super) fn watch_worker(&self, id: WorkerId, worker: &Worker) -> std::io::Result<()> {
+        self.poller.add(&worker.link, Token::Channel(id).encode())?;
+        self.poller.add(&worker.process, Token::Process(id).encode())
     }
 
     pub(super) fn hold(&mut self, listener: ListenerId, client: Client) -> Held {
@@ -192,8 +252,10 @@ impl Daemon {
             (Some(_), None) => Past::Idle,
             (Some(_), Some(_)) => Past::Leftover,
         };
+        let needs_source = self.listeners.get(listener).is_some_and(|it| it.needs_source);
+        let source = needs_source.then(|| source_of(client.socket.as_fd()));
         self.held.insert(connection, (listener, client));
-        Held { listener, connection, past }
+        Held { listener, connection, past, source }
     }
 
     /// Answers a client whom nobody can take, or just closes it where no answer is configured.
@@ -222,18 +284,6 @@ impl Daemon {
         self.lingering.close(id);
     }
 
-    pub(super) fn tell(&mut self, id: WorkerId, message: &ToWorker<'_>) -> bool {
-        let Some(worker) = self.workers.get(&id) else { return false };
-        match worker.tell(message) {
-            Ok(()) => true,
-            Err(error) => {
-                let who = self.describe(id);
-                self.say(Level::Warning, format!("{who} cannot be told anything: {error}"));
-                false
-            }
-        }
-    }
-
     pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
         if self.workers.get(&id).is_some_and(|worker| worker.is_reaped) {
             return;
@@ -246,6 +296,9 @@ impl Daemon {
                 self.say(Level::Error, format!("{who} cannot be sent {signal}: {error}"));
             }
         }
+        let outside = self.inherited(id).and_then(|(process, link)| link.outsider(process));
+        // It has just ended, where that fails.
+        let _ = outside.map(|main| main.signal(AnySignal::numbered(signal as i32)));
     }
 
     pub(super) fn attend(&mut self, id: ListenerId, attention: Attention) {
@@ -254,7 +307,9 @@ impl Daemon {
         let is_watched = attention != Attention::Pause;
         listener.attention = attention;
         let result = match (was_watched, is_watched) {
-            (false, true) => self.poller.add(listener, Token::Listener(id).encode()),
+            // It may have been its workers' to accept there.
+            (false, true) => set_nonblocking(listener.as_fd())
+                .and_then(|()| self.poller.add(listener, Token::Listener(id).encode())),
             (true, false) => self.poller.remove(listener),
             (true, true) | (false, false) => Ok(()),
         };
@@ -267,12 +322,17 @@ impl Daemon {
     /// At the end: who has connected to a socket that is only ours is served, as far as there is
     /// room; then the socket is closed. Inherited ones are left to the next who comes.
     fn sweep(&mut self) {
+        let mut theirs = Vec::new();
         for id in self.listeners.ids() {
             let is_ours = self.listeners.get(id).is_some_and(super::listeners::Listener::is_ours);
             if is_ours {
                 if let Err(error) = self.listeners.turn_newcomers_away(id) {
                     let text = format!("clients who come right now may be reset: {error}");
                     self.say(Level::Warning, text);
+                }
+                if self.supervisor.is_accepted_by_workers(id) {
+                    theirs.push(id);
+                    continue;
                 }
                 while self.accept_one(id) {}
             }
@@ -281,7 +341,7 @@ impl Daemon {
                 self.listeners.leave(id);
             }
         }
-        self.report(Event::Swept);
+        if theirs.is_empty() { self.report(Event::Swept) } else { self.await_sweep(theirs) }
     }
 
     /// Who waited for a reload hears of it once it is written down: from then on it outlives this

@@ -9,26 +9,30 @@
 //! programs look at it (a virtual environment's `python` is a symlink, and must stay one).
 //!
 //! What is overwritten in place cannot be held fast: the file that is open has changed, too. That
-//! is detected, and said.
+//! is detected, and said. So it is for sources that arguments name (`node server.js`): an
+//! interpreter opens them by their paths, and finds its modules beside them.
+
+mod head;
+pub(super) mod script;
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use head::{is_foreign, shebang};
 use nix::libc;
+use script::Script;
 
 use super::accounts::identity;
-use crate::config::{Pool, Probe, why};
+use crate::config::{Manner, Pool, Probe, why};
 use crate::sys::ancillary::number_of;
+use crate::sys::place::{HIGH, duplicate_from};
 use crate::sys::process::Identity;
-
-/// The kernel reads this much of a script's first line (`BINPRM_BUF_SIZE`).
-const SHEBANG_MAX: usize = 256;
 
 /// Variables of the master that workers never see: they speak of the master's own sockets.
 const PRIVATE: &[&str] = &[
@@ -42,6 +46,8 @@ const PRIVATE: &[&str] = &[
     "LISTEN_FDS_FIRST_FD",
     "FDSTORE",
     "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "NODE_UNIQUE_ID",
     super::state::STATE_VARIABLE,
     super::state::REHEARSAL_VARIABLE,
 ];
@@ -51,9 +57,13 @@ const PRIVATE: &[&str] = &[
 pub(crate) struct Pinned {
     pub(super) program: Result<Program, String>,
     pub(super) arguments: Vec<OsString>,
+    /// Sources that its arguments name.
+    pub(super) scripts: Vec<Script>,
     pub(super) directory: Option<Directory>,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(crate) identity: Option<Identity>,
+    /// How they are started and spoken to.
+    pub(crate) manner: Manner,
     /// Its workers keep a crash ledger.
     pub(crate) crash_ledger: bool,
     pub(crate) probe: Option<Probe>,
@@ -92,6 +102,8 @@ pub(crate) struct Invocation {
     pub(crate) name: OsString,
     /// Descriptors that it must inherit.
     pub(crate) keep: Vec<OwnedFd>,
+    /// What it is executed from.
+    pub(crate) hold: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -111,8 +123,12 @@ impl Pinned {
     /// every start fail, with a sentence.
     ///
     /// # Errors
-    /// A sentence about a working directory, user or group that does not exist.
+    /// A sentence about a working directory, user or group that does not exist, or about what this
+    /// master may not give to workers.
     pub(crate) fn new(pool: &Pool) -> Result<Pinned, String> {
+        if let Some(refusal) = pool.refusal() {
+            return Err(refusal.to_string());
+        }
         let directory = pool.working_directory.as_ref().map(|path| open_directory(path));
         let directory = directory.transpose()?;
         let base = pool.working_directory.as_deref().map(resolve);
@@ -122,10 +138,24 @@ impl Pinned {
             .map_err(|mistake| mistake.to_string())
             .and_then(|path| Program::open(&keep_name(&path)));
         let words = pool.command.iter().skip(1).map(OsString::from);
-        let arguments = words.map(|word| resolve_argument(word, base.as_deref())).collect();
+        let arguments = words.map(|word| resolve_argument(word, base.as_deref()));
+        let arguments: Vec<OsString> = arguments.collect();
+        let scripts = script::among(&arguments, base.as_deref());
         let identity = identity(pool)?;
-        let (crash_ledger, probe) = (pool.crash_ledger, pool.probe.clone());
-        Ok(Pinned { program, arguments, directory, environment, identity, crash_ledger, probe })
+        if let Some(why) = pool.manner.limits.to_set().forbidden() {
+            return Err(why);
+        }
+        Ok(Pinned {
+            program,
+            arguments,
+            scripts,
+            directory,
+            environment,
+            identity,
+            manner: pool.manner.clone(),
+            crash_ledger: pool.crash_ledger,
+            probe: pool.probe.clone(),
+        })
     }
 
     /// Whether workers started from this and from `other` would be the same.
@@ -136,8 +166,10 @@ impl Pinned {
         };
         programs
             && self.arguments == other.arguments
+            && self.scripts == other.scripts
             && self.environment == other.environment
             && self.identity == other.identity
+            && self.manner == other.manner
             && self.crash_ledger == other.crash_ledger
             && self.directory.as_ref().map(|it| it.place)
                 == other.directory.as_ref().map(|it| it.place)
@@ -152,8 +184,11 @@ impl Pinned {
     pub(crate) fn overwritten(&self) -> Option<String> {
         let program = self.program.as_ref().ok()?;
         let held = [Some(&program.held), program.interpreter.as_ref().map(|it| &it.held)];
-        let changed = held.into_iter().flatten().find(|held| held.is_overwritten())?;
-        Some(format!("{} was overwritten in place", changed.path.display()))
+        if let Some(changed) = held.into_iter().flatten().find(|held| held.is_overwritten()) {
+            return Some(format!("{} was overwritten in place", changed.path.display()));
+        }
+        let changed = self.scripts.iter().find_map(Script::changed)?;
+        Some(format!("{} is not what it was", changed.display()))
     }
 
     /// How to start it.
@@ -209,28 +244,28 @@ impl Program {
     }
 
     fn invocation(&self) -> io::Result<Invocation> {
-        let (path, mut keep) = (&self.held.path, Vec::new());
+        let (path, mut keep, mut hold) = (&self.held.path, Vec::new(), Vec::new());
         let plain = |program: PathBuf| (Command::new(program), path.into());
         let (command, name) = match &self.interpreter {
-            None => plain(self.held.runnable()),
+            None => plain(self.held.runnable(&mut hold)?),
             // The kernel finds the interpreter.
             Some(interpreter) if self.held.is_in_place() && interpreter.held.is_in_place() => {
                 plain(path.clone())
             }
             Some(Interpreter { held, argument }) => {
-                let mut command = Command::new(held.runnable());
+                let mut command = Command::new(held.runnable(&mut hold)?);
                 command.args(argument);
                 if self.held.is_in_place() {
                     command.arg(path);
                 } else {
-                    let script = OwnedFd::from(self.held.file.try_clone()?);
+                    let script = duplicate_from(self.held.file.as_fd(), HIGH)?;
                     command.arg(format!("/proc/self/fd/{}", number_of(&script)));
                     keep.push(script);
                 }
                 (command, held.path.clone().into())
             }
         };
-        Ok(Invocation { command, name, keep })
+        Ok(Invocation { command, name, keep, hold })
     }
 }
 
@@ -261,16 +296,19 @@ impl Held {
     }
 
     /// A path that runs it, whatever its own path names by now.
-    fn runnable(&self) -> PathBuf {
+    fn runnable(&self, hold: &mut Vec<OwnedFd>) -> io::Result<PathBuf> {
         if self.is_in_place() {
-            return self.path.clone();
+            return Ok(self.path.clone());
         }
-        PathBuf::from(format!("/proc/self/fd/{}", number_of(&self.file)))
+        let file = duplicate_from(self.file.as_fd(), HIGH)?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", number_of(&file)));
+        hold.push(file);
+        Ok(path)
     }
 }
 
 impl Stamp {
-    fn of(metadata: &std::fs::Metadata) -> Stamp {
+    pub(super) fn of(metadata: &std::fs::Metadata) -> Stamp {
         Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -282,45 +320,6 @@ impl Stamp {
     fn is_same_file(self, other: Stamp) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
-}
-
-/// Whether a program is built for a machine of another kind than this process. Not where something
-/// (binfmt_misc) may run such programs all the same.
-fn is_foreign(file: &File) -> bool {
-    // How the bytes of a number are ordered, and the kind of machine (elf(5)).
-    let kind = |file: &File| {
-        let mut head = [0; 20];
-        file.read_exact_at(&mut head, 0).ok()?;
-        head.starts_with(b"\x7fELF").then_some((head[5], [head[18], head[19]]))
-    };
-    let own = File::open("/proc/self/exe").ok().and_then(|file| kind(&file));
-    let (Some(theirs), Some(own)) = (kind(file), own) else { return false };
-    // 64-bit machines of these two kinds run programs of their 32-bit ancestors: i386, ARM.
-    let ancestor: Option<[u8; 2]> = match u16::from_le_bytes(own.1) {
-        62 => Some([3, 0]),
-        183 => Some([40, 0]),
-        _ => None,
-    };
-    let is_kin = theirs.0 == own.0 && (theirs.1 == own.1 || Some(theirs.1) == ancestor);
-    let helpers = std::fs::read_dir("/proc/sys/fs/binfmt_misc");
-    let is_helped = helpers.is_ok_and(|entries| {
-        let names = entries.flatten().map(|entry| entry.file_name());
-        names.into_iter().any(|name| name != "status" && name != "register")
-    });
-    !is_kin && !is_helped
-}
-
-/// The interpreter of a script and its one argument (execve(2), "Interpreter scripts").
-fn shebang(file: &File) -> Option<(PathBuf, Option<OsString>)> {
-    let mut head = [0; SHEBANG_MAX];
-    let count = file.read_at(&mut head, 0).ok()?;
-    let line = head[..count].strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
-    let line = line.trim_ascii();
-    let mut parts = line.splitn(2, |byte| byte.is_ascii_whitespace());
-    let path = parts.next().filter(|path| !path.is_empty())?;
-    let argument = parts.next().map(<[u8]>::trim_ascii).filter(|argument| !argument.is_empty());
-    let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    Some((PathBuf::from(owned(path)), argument.map(owned)))
 }
 
 /// Without symlinks on the way, but under its own last name.

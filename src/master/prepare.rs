@@ -95,7 +95,8 @@ impl Editions {
                 let name = self.name(pool);
                 Some(format!(
                     "{name}: {what}: a lost worker of an older generation cannot be started again \
-                     as it was; deploy by replacing files, or reload now"
+                     as it was; deploy each release into a folder of its own behind a symlink, or \
+                     reload now"
                 ))
             })
             .collect();
@@ -190,15 +191,18 @@ impl Editions {
 fn resident(config: &Config, pools: &[(PoolId, Option<Policy>)]) -> Option<String> {
     let after = config.master.idle_exit?;
     let policies = pools.iter().filter_map(|(_, policy)| policy.as_ref());
+    let unseen = "so that nobody sees whether it is used; write idle-exit = \"never\"";
+    let lost = "so that no client could start it again; use sockets of a .socket unit only, or write \
+                idle-exit = \"never\"";
     let why = |policy: &Policy| match policy.listeners.is_empty() {
-        true => Some("has no listener"),
-        false if policy.is_bound_here => Some("listens on an address that rcluster binds itself"),
+        true => Some(("has no listener", lost)),
+        false if !policy.is_seen() => Some(("has workers that accept by themselves", unseen)),
+        false if policy.is_bound_here => {
+            Some(("listens on an address that rcluster binds itself", lost))
+        }
         false => None,
     };
-    let (name, why) = policies.filter_map(|it| Some((&it.name, why(it)?))).next()?;
-    Some(format!(
-        "idle-exit of {} never comes: pool {name} {why}, so that no client could start it again; \
-         use sockets of a .socket unit only, or write idle-exit = \"never\"",
-        humantime::format_duration(after)
-    ))
+    let (name, (why, so)) = policies.filter_map(|it| Some((&it.name, why(it)?))).next()?;
+    let after = humantime::format_duration(after);
+    Some(format!("idle-exit of {after} never comes: pool {name} {why}, {so}"))
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use super::record::short;
 use super::{Daemon, Token};
 use crate::config::{Probe, Question};
-use crate::kinds::native::Worker;
+use crate::kinds::Worker;
 use crate::supervisor::{Edition, Event, ListenerId, WorkerId};
 
 /// Bytes of an answer that are looked at.
@@ -81,7 +81,7 @@ impl Probes {
 impl Daemon {
     /// Asks a worker of the mind's.
     pub(super) fn probe(&mut self, worker: WorkerId, listener: ListenerId, edition: Edition) {
-        let Some((to, listener)) = self.workers.get(&worker).zip(self.listeners.get(listener))
+        let Some((to, listener)) = self.workers.get_mut(&worker).zip(self.listeners.get(listener))
         else {
             return;
         };
@@ -116,7 +116,7 @@ impl Daemon {
     pub(super) fn probe_stranger(
         &mut self,
         id: WorkerId,
-        worker: &Worker,
+        worker: &mut Worker,
         probe: Probe,
         message: &[u8],
     ) -> io::Result<()> {
@@ -191,12 +191,13 @@ impl Daemon {
 }
 
 /// Sends a worker a connection, and the question over it.
-fn ask(probe: Probe, to: &Worker, message: &[u8], now: Instant) -> io::Result<Asked> {
+fn ask(probe: Probe, to: &mut Worker, message: &[u8], now: Instant) -> io::Result<Asked> {
     let (mut ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     ours.write_all(&probe.question.bytes())?;
     let theirs = OwnedFd::from(theirs);
-    to.channel.send(message, theirs.as_fd(), None)?;
+    let link = to.native_mut().ok_or(io::ErrorKind::Unsupported)?;
+    link.send_connection(message, theirs.as_fd(), None)?;
     Ok(Asked {
         theirs: file_of(&theirs)?,
         ours,

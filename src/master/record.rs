@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use super::Daemon;
 use super::diagnose::diagnose;
-use super::journal::{
-    ANSWERED, CAUSE, CUT, Entry, GIVEN_TO_OTHERS, HANDED_BACK, IN_HAND, Level, MessageId,
-};
-use super::journal::{OBJECT_PID, REDISPATCHED, RETRY_USEC, TOOK_USEC, WORKERS};
-use crate::supervisor::{Generation, PoolId, Reason, Record, Toll, Who, WorkerId};
+use super::journal::{ANSWERED, CAUSE, CUT, Entry, GIVEN_TO_OTHERS, IN_HAND, Level, MessageId};
+use super::journal::{OBJECT_PID, RETRY_USEC, TOOK_USEC, WORKERS};
+use super::toll::accounted;
+use crate::supervisor::{Generation, PoolId, Reason, Record, Who, WorkerId};
 
 impl Daemon {
     /// `web/1 (pid 4711, generation 2)`
@@ -89,6 +88,7 @@ impl Daemon {
             | Record::Resumed { .. }
             | Record::Lost { .. }
             | Record::Stalled { .. }
+            | Record::Broken { .. }
             | Record::Draining { .. }
             | Record::Overdue { .. }
             | Record::Left { .. }
@@ -147,17 +147,13 @@ impl Daemon {
                 let entry = entry.with(CAUSE, why);
                 retry.iter().fold(entry, |entry, wait| entry.with_time(RETRY_USEC, *wait))
             }
-            Record::Lost { who, why, cut, answered, rescued } => {
-                let text = format!(
-                    "{} lost: {why}; connections cut: {cut}, given to others: {rescued}{}",
-                    self.who(who),
-                    answered_503(*answered)
-                );
-                let entry = self.about(who, Level::Warning, text).id(MessageId::Lost);
-                let entry = entry.with(CAUSE, why).with(CUT, cut).with(ANSWERED, answered);
-                entry.with(GIVEN_TO_OTHERS, rescued)
-            }
+            Record::Lost { .. } => self.lost(record),
             Record::Stalled { who, since, in_hand } => self.stalled(who, *since, *in_hand),
+            Record::Broken { who, why } => {
+                let text = format!("{} {why}; it is killed and replaced", self.who(who));
+                let entry = self.about(who, Level::Error, text).id(MessageId::Stalled);
+                entry.with(CAUSE, why)
+            }
             Record::Draining { who, reason } => {
                 let reason = in_words(*reason);
                 let text = format!("{} drains: {reason}", self.who(who));
@@ -179,7 +175,35 @@ impl Daemon {
         }
     }
 
+    fn lost(&self, record: &Record) -> Entry {
+        let Record::Lost { who, why, cut, answered, rescued } = record else {
+            return self.entry(record);
+        };
+        if !self.is_counted(who.worker) {
+            let given = match rescued {
+                0 => String::new(),
+                count => format!("connections given to others: {count}; "),
+            };
+            let who_was = self.who(who);
+            let text = format!("{who_was} lost: {why}; {given}what it was answering is not known");
+            let entry = self.about(who, Level::Warning, text).id(MessageId::Lost);
+            return entry.with(CAUSE, why).with(GIVEN_TO_OTHERS, rescued);
+        }
+        let text = format!(
+            "{} lost: {why}; connections cut: {cut}, given to others: {rescued}{}",
+            self.who(who),
+            answered_503(*answered)
+        );
+        let entry = self.about(who, Level::Warning, text).id(MessageId::Lost);
+        let entry = entry.with(CAUSE, why).with(CUT, cut).with(ANSWERED, answered);
+        entry.with(GIVEN_TO_OTHERS, rescued)
+    }
+
     fn overdue(&self, who: &Who, in_hand: u64) -> Entry {
+        if !self.is_counted(who.worker) {
+            let text = format!("{} has not stopped in time; it is ended", self.who(who));
+            return self.about(who, Level::Warning, text).id(MessageId::Overdue);
+        }
         let text = format!(
             "{} has not drained in time (connections in hand: {in_hand}); it is ended",
             self.who(who)
@@ -201,9 +225,12 @@ impl Daemon {
     fn stalled(&self, who: &Who, since: Duration, in_hand: u64) -> Entry {
         let pid = self.workers.get(&who.worker).map_or(0, |worker| worker.process.id());
         let cause = diagnose(pid);
+        // One that accepts by itself is asked now and then.
+        let waited =
+            if self.must_accept(who.worker) { "it was asked" } else { "connections waited" };
         let text = format!(
-            "{} stalled: it took nothing for {} while connections waited ({cause}; connections in \
-             hand: {in_hand}); it is killed and replaced",
+            "{} stalled: it took nothing for {} while {waited} ({cause}; connections in hand: \
+             {in_hand}); it is killed and replaced",
             self.who(who),
             short(since),
         );
@@ -216,6 +243,10 @@ impl Daemon {
             return self.entry(record);
         };
         let mut text = format!("{} left", self.who(who));
+        // Of one that accepts by itself, nothing more is known.
+        if self.inherited(who.worker).is_some() {
+            return self.about(who, Level::Info, text).id(MessageId::Left);
+        }
         for (count, what) in
             [(handed_back, "handed back"), (cut, "cut"), (rescued, "given to others")]
         {
@@ -287,6 +318,7 @@ impl Daemon {
             | Record::StartFailed { .. }
             | Record::Lost { .. }
             | Record::Stalled { .. }
+            | Record::Broken { .. }
             | Record::Draining { .. }
             | Record::Overdue { .. }
             | Record::Left { .. } => self.entry(record),
@@ -304,6 +336,7 @@ fn in_words(reason: Reason) -> &'static str {
         Reason::Replaced => "its successor serves",
         Reason::Surplus => "the pool needs it no more",
         Reason::Stop => "the service ends",
+        Reason::Own => "it says that it stops",
     }
 }
 
@@ -327,22 +360,6 @@ fn resumed(generation: Generation, took: Duration) -> Entry {
     entry.generation(generation.0).with_time(TOOK_USEC, took)
 }
 
-fn accounted(generation: Generation, toll: Toll) -> Entry {
-    let text = format!("reload of generation {}: {}", generation.0, toll_in_words(toll));
-    let level = if toll.cut > 0 { Level::Warning } else { Level::Notice };
-    let entry = Entry::new(level, text).id(MessageId::Accounted).generation(generation.0);
-    entry
-        .with(HANDED_BACK, toll.handed_back)
-        .with(REDISPATCHED, toll.redispatched)
-        .with(CUT, toll.cut)
-}
-
-/// `312 handed back, 0 re-dispatched, 0 cut`
-pub(super) fn toll_in_words(toll: Toll) -> String {
-    let Toll { handed_back, redispatched, cut } = toll;
-    format!("{handed_back} handed back, {redispatched} re-dispatched, {cut} cut")
-}
-
 /// The worker that it is about.
 fn worker_of(record: &Record) -> Option<WorkerId> {
     match record {
@@ -353,6 +370,7 @@ fn worker_of(record: &Record) -> Option<WorkerId> {
         | Record::StartFailed { who, .. }
         | Record::Lost { who, .. }
         | Record::Stalled { who, .. }
+        | Record::Broken { who, .. }
         | Record::Draining { who, .. }
         | Record::Overdue { who, .. }
         | Record::Left { who, .. } => Some(who.worker),

@@ -12,7 +12,7 @@ use super::commands::parameters;
 use super::history::Caller;
 use super::journal::{CAUSE, Entry, Level, MessageId};
 use super::prepare::Prepared;
-use super::record::toll_in_words;
+use super::toll::toll_in_words;
 use crate::config::Config;
 use crate::supervisor::{Edition, Event, Generation, PoolId, Progress, Toll, WishId};
 use crate::wire::control::{Answer, Call, ReloadParameters, ReloadResults};
@@ -190,6 +190,7 @@ impl Daemon {
         for pool in wish.config.pools.iter().filter(|pool| is_named(&pool.name)) {
             self.listeners.configure_all(pool);
         }
+        self.release_silent();
         if wish.names.is_empty() {
             self.config = (*wish.config).clone();
             return;

@@ -1,7 +1,7 @@
 //! How things are, for `rcluster status` and for systemd's STATUS.
 
 use super::Daemon;
-use crate::supervisor::{PhaseName, PoolId, PoolStatus, Progress, Status, WorkerStatus};
+use crate::supervisor::{Accept, PhaseName, PoolId, PoolStatus, Progress, Status, WorkerStatus};
 use crate::sys::process::Process;
 use crate::wire::control as wire;
 
@@ -66,10 +66,16 @@ impl Daemon {
             generation: pool.generation.map(|generation| generation.0),
             good_generation: pool.good.map(|generation| generation.0),
             gave_up: pool.gave_up.clone(),
+            accept: match pool.accept {
+                Accept::Master => "master".to_owned(),
+                Accept::Workers => "workers".to_owned(),
+            },
+            counted: pool.is_seen,
             accepted: pool.accounts.accepted,
             finished: pool.accounts.finished,
             in_hand: pool.in_hand,
             held: pool.held,
+            silent: pool.silent,
             refused: pool.accounts.refused,
             cut: pool.accounts.cut,
             redispatched: pool.accounts.redispatched,
@@ -98,6 +104,9 @@ impl Daemon {
             connections: worker.dispatched,
             in_hand: worker.in_hand,
             requests: process.map_or(0, |process| process.words.counts().requests),
+            said: process
+                .and_then(|process| process.inherit())
+                .map_or_else(String::new, |link| link.status.clone()),
         }
     }
 }
@@ -107,6 +116,7 @@ fn state_of(status: &Status) -> &'static str {
     match &status.progress {
         _ if status.is_stopping => "stopping",
         Some(progress) if progress.going_back.is_some() => "rolling back",
+        Some(progress) if progress.is_resuming => "resuming",
         Some(_) if status.pools.iter().all(|pool| pool.good.is_none()) => "starting",
         Some(_) => "reloading",
         None if is_ready => "running",
@@ -143,6 +153,9 @@ fn summary_of(status: &Status) -> String {
         return match (&progress.going_back, state_of(status)) {
             (Some(why), _) => format!("Rolling back generation {generation}, {done}: {why}"),
             (None, "starting") => format!("Starting {done}{trouble}"),
+            (None, "resuming") => {
+                format!("Going on where a master was killed: {done} are back{trouble}")
+            }
             (None, _) => {
                 format!("Rolling restart of {done}, generation {generation}{trouble}")
             }
@@ -189,8 +202,11 @@ mod tests {
             generation: Some(Generation(5)),
             good: Some(Generation(4)),
             gave_up: None,
+            accept: Accept::Master,
+            is_seen: true,
             accounts: Accounts::default(),
             held: 0,
+            silent: 0,
             in_hand: 0,
             workers: Vec::new(),
         }
@@ -207,6 +223,7 @@ mod tests {
                 .map(|(pool, &(_, done, total))| PoolProgress { pool, done, total })
                 .collect(),
             going_back: None,
+            is_resuming: false,
         };
         Status {
             pools: ids().zip(done).map(|(id, it)| pool(id.0, it.0, 8)).collect(),
@@ -238,6 +255,9 @@ mod tests {
         status.progress.as_mut().unwrap().going_back = None;
         status.pools[0].good = None;
         assert_eq!(summary_of(&status), "Starting web 1/4");
+        status.progress.as_mut().unwrap().is_resuming = true;
+        let text = "Going on where a master was killed: web 1/4 are back";
+        assert_eq!(summary_of(&status), text);
         status.progress = None;
         assert_eq!(summary_of(&status), "Running 8 workers, generation 5");
         status.is_stopping = true;

@@ -1,6 +1,6 @@
 //! What a readable descriptor is, as one number for epoll.
 
-use crate::supervisor::{ListenerId, WorkerId};
+use crate::supervisor::{ConnectionId, ListenerId, WorkerId};
 
 /// What a readable descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,11 @@ pub(crate) enum Token {
     Rehearsal,
     /// A worker answers a probe.
     Probe(WorkerId),
+    /// Somebody wants to acknowledge as Einhorn's workers do.
+    Einhorn,
+    Acknowledger(u64),
+    /// A client who had said nothing yet.
+    Silent(ConnectionId),
 }
 
 impl Token {
@@ -44,6 +49,9 @@ impl Token {
             Token::Guest(id) => (12, id),
             Token::Probe(id) => (9, id.0),
             Token::Rehearsal => (10, 0),
+            Token::Einhorn => (13, 0),
+            Token::Acknowledger(id) => (14, id),
+            Token::Silent(id) => (15, id.0),
         };
         kind << Token::SHIFT | id
     }
@@ -64,6 +72,9 @@ impl Token {
             9 => Token::Probe(WorkerId(id)),
             11 => Token::Door,
             12 => Token::Guest(id),
+            13 => Token::Einhorn,
+            14 => Token::Acknowledger(id),
+            15 => Token::Silent(ConnectionId(id)),
             _ => Token::Rehearsal,
         }
     }
@@ -88,6 +99,9 @@ mod tests {
             Token::Door,
             Token::Guest(7),
             Token::Rehearsal,
+            Token::Einhorn,
+            Token::Acknowledger(9),
+            Token::Silent(ConnectionId(1 << 40)),
             Token::Probe(WorkerId(1 << 48)),
         ] {
             assert_eq!(Token::decode(token.encode()), token);

@@ -171,7 +171,8 @@ impl Daemon {
     /// After the rehearsal, and once no worker is being asked anything: a question is not carried.
     pub(super) fn continue_upgrade(&mut self) {
         let is_rehearsed = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_rehearsed);
-        if !is_rehearsed || self.probes.is_asking() || self.check.is_under_way() {
+        let is_asking = self.probes.is_asking() || self.round.is_under_way();
+        if !is_rehearsed || is_asking || self.check.is_under_way() {
             return;
         }
         if let Some(upgrade) = self.upgrade.take() {
@@ -182,6 +183,7 @@ impl Daemon {
     /// Replaces the image. Comes back only if that fails.
     fn upgrade_now(&mut self, asked_by: Vec<u64>) {
         self.perform_all();
+        self.take_heads_out();
         self.keep_state();
         self.send_replies();
         if self.was_told_to_stop || self.ended.is_some() {

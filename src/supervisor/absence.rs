@@ -44,10 +44,11 @@ impl Supervisor {
         let who = worker.who;
         let counts = board.counts(who.pool, worker.seat);
         worker.handback = handback;
-        worker.dispatched = counts.taken.max(handed_back);
-        worker.handed_back = handed_back;
+        worker.own_back = handed_back.min(worker.accepted(counts));
+        worker.handed_back = handed_back - worker.own_back;
+        worker.dispatched = counts.taken.max(worker.handed_back);
         worker.messages = counts.progress;
-        let kept = worker.dispatched - handed_back;
+        let kept = worker.dispatched - worker.handed_back;
         let accounts = &mut self.desks.entry(who.pool).or_default().accounts;
         accounts.accepted += kept + rescued.len() as u64;
         if let Some(goal) = self.goal.pools.get_mut(&who.pool).filter(|_| was_starting) {
@@ -59,6 +60,8 @@ impl Supervisor {
         if draining {
             self.note_draining(id, now);
         }
+        // What it has accepted so far it has not forgotten; where, perhaps the other master never said.
+        self.let_accept(id);
     }
 
     /// A worker that is back drains, whatever was written down.

@@ -13,20 +13,33 @@ use super::{
 pub enum Action {
     /// Start a worker.
     Spawn(Spawn),
-    /// Read the worker's queue back (if `take_back`: report [`super::Event::TakenBack`] first),
-    /// then tell it to drain.
+    /// Read the worker's queue back (if `take_back`: report [`super::Event::TakenBack`] for one
+    /// connection after the other, and carry out what follows of each by
+    /// [`super::Supervisor::poll_dispatch`]; once nobody has room the rest may stay), then tell it to
+    /// drain.
     Drain {
         /// The worker.
         worker: WorkerId,
         /// What it still has in hand after this time is cut.
         deadline: Duration,
-        /// Others can have what it has not received.
+        /// Others can have what it has not received, and it might not take that and hand it back.
         take_back: bool,
         /// Others can have its live connections.
         handback: bool,
     },
     /// Read the worker's queue back, send PING, and report.
     TakeBack {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Tell the worker where to accept from now on. Not about one that has been told already: telling
+    /// it again changes nothing.
+    Admit {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Send the worker PING, and report [`super::Event::TakenBack`].
+    Ping {
         /// The worker.
         worker: WorkerId,
     },
@@ -107,6 +120,8 @@ impl Action {
     pub(super) fn is_lasting(&self) -> bool {
         match self {
             Action::TakeBack { .. }
+            | Action::Admit { .. }
+            | Action::Ping { .. }
             | Action::Probe { .. }
             | Action::Dispatch { .. }
             | Action::Refuse { .. }
@@ -187,6 +202,8 @@ pub enum Reason {
     Surplus,
     /// The service ends.
     Stop,
+    /// It stops by itself.
+    Own,
 }
 
 /// A transition, for the journal. One line each.
@@ -236,7 +253,14 @@ pub enum Record {
         /// Connections in its hand.
         in_hand: u64,
     },
-    /// A worker is told to drain.
+    /// A worker does not work any more, as it says or as its silence says; it is killed.
+    Broken {
+        /// Who.
+        who: Who,
+        /// As in "web/1 {why}".
+        why: String,
+    },
+    /// A worker is told to drain, or does so by itself.
     Draining {
         /// Who.
         who: Who,

@@ -65,7 +65,9 @@ impl Supervisor {
         });
         pools.flat_map(|(pool, generation)| {
             let workers = self.roster.of(pool);
-            workers.filter(move |worker| worker.who.generation == generation).filter_map(|worker| {
+            // One that is not back yet can be asked nothing.
+            let is_there = move |it: &&Worker| it.who.generation == generation && !it.is_absent();
+            workers.filter(is_there).filter_map(|worker| {
                 let Phase::Serving { since } = worker.phase() else { return None };
                 Some((worker, since + worker.plan.policy.canary))
             })
@@ -106,6 +108,7 @@ impl Supervisor {
             goal.note_ready(who.generation, who.slot);
         }
         self.renew_candidates(who.pool);
+        self.let_accept(id);
         self.record(Record::Ready(who));
         if !self.is_canary(&who) || time.is_zero() {
             return;
@@ -113,6 +116,13 @@ impl Supervisor {
         self.record(Record::OnTrial { who, time });
         if let Some(worker) = self.roster.get_mut(id).filter(|_| has_probe) {
             worker.probe_at = Some(now + INTERVAL);
+        }
+    }
+
+    /// A worker that accepts by itself does so from now on.
+    pub(super) fn let_accept(&mut self, id: WorkerId) {
+        if self.roster.get(id).is_some_and(|it| it.is_at_work() && it.plan.policy.admits()) {
+            self.actions.push_back(Action::Admit { worker: id });
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which worker takes the next connection, and when to stop accepting.
 //!
-//! A worker has room while it has credit: fewer than [`WINDOW`] connections wait untaken in its
+//! A worker has room while it has credit: fewer than [`super::Policy::window`] connections wait untaken in its
 //! channel, and fewer than its limit are in its hand. Where nobody has room the listener is paused
 //! and clients wait in the kernel's queue, where waiting is free and survives even the master.
 //!
@@ -9,20 +9,17 @@
 //! did not see `waiting`, but its counter is seen now. [`Supervisor::find_room`] is the only place
 //! that says *nobody*. Nothing here runs the whole pass.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::action::{Action, Attention};
-use super::chance::mix;
+use super::choice::{Candidate, Chosen};
 use super::event::{Held, Past};
+use super::ranks::Ranks;
 use super::roster::Worker;
-use super::{Balance, Board, ListenerId, PoolId, Supervisor, WorkerId};
-
-/// Connections that may wait in one worker's channel. Far below the 278 small messages that a
-/// socket buffer holds by default, so that a send never finds it full.
-pub(super) const WINDOW: u64 = 32;
+use super::{Accept, Board, ConnectionId, ListenerId, PoolId, Supervisor, WorkerId};
 
 /// After the system ran out of descriptors or refused a message, this long nothing is tried.
 const RETRY: Duration = Duration::from_millis(50);
@@ -31,15 +28,23 @@ const RETRY: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     /// Its serving workers, by slot.
-    pub(super) candidates: Vec<WorkerId>,
+    pub(super) candidates: Vec<Candidate>,
+    /// What is known of each.
+    pub(super) ranks: Ranks,
+    /// Whose counters were looked at last.
+    pub(super) looked_at: usize,
     /// Whose turn it was.
     pub(super) cursor: usize,
     /// Connections that came back and wait for a worker, oldest first.
     pub(super) held: VecDeque<Held>,
-    /// Of these, the first so many could not be sent and go out after the rest.
+    /// Clients who have said nothing yet, oldest first.
+    pub(super) silent: BTreeMap<ConnectionId, Held>,
+    /// Of those held, the first so many could not be sent and go out after the rest.
     pub(super) returned: usize,
     /// `waiting` is set on the scoreboard.
     pub(super) awaits_room: bool,
+    /// One of its workers has declined a connection.
+    pub(super) has_decliners: bool,
     /// Until then nothing is accepted or sent.
     pub(super) resting_until: Option<Instant>,
     pub(super) accounts: Accounts,
@@ -66,9 +71,17 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// A worker is gone: so many of its connections were cut, had been closed by it, were answered for
-    /// it, and go to others.
-    pub(super) fn close(&mut self, cut: u64, finished: u64, answered: u64, saved: u64) {
+    /// A worker is gone: so many connections it had accepted by itself; so many of all it had were cut,
+    /// had been closed by it, were answered for it, and go to others.
+    pub(super) fn close(
+        &mut self,
+        accepted: u64,
+        cut: u64,
+        finished: u64,
+        answered: u64,
+        saved: u64,
+    ) {
+        self.accepted += accepted;
         self.cut += cut;
         self.finished += finished;
         self.refused += answered;
@@ -81,7 +94,7 @@ impl Supervisor {
     /// The worker that should get the next connection of `listener`. `None`: nobody has room; the
     /// order to pause is out, and a later fact ends the pause.
     ///
-    /// `source` identifies the client for [`Balance::SourceHash`]; without it the least loaded
+    /// `source` identifies the client for [`super::Balance::SourceHash`]; without it the least loaded
     /// worker is named. Sending must be reported by [`Supervisor::note_dispatched`].
     pub fn choose(
         &mut self,
@@ -91,27 +104,18 @@ impl Supervisor {
         board: &impl Board,
     ) -> Option<WorkerId> {
         let pool = self.doors.get(&listener)?.pool;
-        let worker = self.find_room(pool, listener, Past::New, source, board);
+        let worker = self.find_room(pool, Client::new(listener, source), board);
         if worker.is_none() {
             self.pause(listener, now);
         }
         worker
     }
 
-    /// Somebody with room for this listener's client. If nobody: those who may get room will say so.
-    pub(super) fn find_room(
-        &mut self,
-        pool: PoolId,
-        listener: ListenerId,
-        past: Past,
-        source: Option<u64>,
-        board: &impl Board,
-    ) -> Option<WorkerId> {
-        self.with_room(pool, listener, past, source, board).or_else(|| {
-            self.await_room(pool, listener, board);
-            // The second reading; see the head of this file.
-            self.with_room(pool, listener, past, source, board)
-        })
+    /// The next order to dispatch, before its turn: what is in the shell's hand should not be there
+    /// for long. No other order depends on when it is carried out.
+    pub fn poll_dispatch(&mut self) -> Option<Action> {
+        let is_one = |action: &Action| matches!(action, Action::Dispatch { .. });
+        self.actions.remove(self.actions.iter().position(is_one)?)
     }
 
     /// A new connection was given to the worker that [`Supervisor::choose`] named. Where sending it
@@ -124,13 +128,19 @@ impl Supervisor {
     }
 
     pub(super) fn note_sent(&mut self, id: WorkerId, now: Instant) -> Option<PoolId> {
-        let worker = self.roster.get_mut(id)?;
+        // As a rule it is the one that was chosen last.
+        let Chosen { place, record } = self.chosen;
+        let worker = self.roster.records.get_mut(id, Some(record))?;
         worker.dispatched += 1;
         worker.messages += 1;
         let pool = worker.who.pool;
         let desk = self.desks.entry(pool).or_default();
-        if let Some(position) = desk.candidates.iter().position(|&other| other == id) {
-            desk.cursor = position;
+        let is_it = |candidate: &Candidate| candidate.worker == id;
+        let is_there = desk.candidates.get(place).is_some_and(is_it);
+        let place = if is_there { Some(place) } else { desk.candidates.iter().position(is_it) };
+        if let Some(place) = place {
+            desk.cursor = place;
+            desk.ranks.note_sent(place);
         }
         self.watch_progress(now);
         Some(pool)
@@ -146,58 +156,12 @@ impl Supervisor {
         }
     }
 
-    fn with_room(
-        &self,
-        pool: PoolId,
-        listener: ListenerId,
-        past: Past,
-        source: Option<u64>,
-        board: &impl Board,
-    ) -> Option<WorkerId> {
-        let desk = self.desks.get(&pool)?;
-        if desk.resting_until.is_some() {
-            return None;
-        }
-        let count = desk.candidates.len();
-        // From the one after the last: ties go round.
-        let in_turn = (1..=count).map(|step| desk.candidates[(desk.cursor + step) % count]);
-        let free = in_turn.filter_map(|id| {
-            let worker = self.roster.get(id).filter(|worker| worker.understands(past))?;
-            Some((worker, has_room(worker, listener, board)?))
-        });
-        let balance = self.goal.pools.get(&pool)?.policy()?.balance;
-        let chosen = match (balance, source) {
-            (Balance::RoundRobin, _) => {
-                let mut free = free;
-                free.next()
-            }
-            // The highest of hashes that every slot draws for this client (rendezvous hashing,
-            // Thaler and Ravishankar 1996): when a slot is full or gone, only its clients move.
-            (Balance::SourceHash, Some(source)) => {
-                free.max_by_key(|(worker, _)| mix(source ^ mix(u64::from(worker.who.slot.0))))
-            }
-            (Balance::LeastConnections | Balance::SourceHash, _) => {
-                free.min_by_key(|(_, in_hand)| *in_hand)
-            }
-        };
-        chosen.map(|(worker, _)| worker.who.worker)
-    }
-
-    /// Whether the worker can take a connection of its first listener.
-    pub(super) fn can_take(&self, id: WorkerId, board: &impl Board) -> bool {
-        let worker = self.roster.get(id);
-        worker.is_some_and(|worker| {
-            let listener = worker.plan.policy.listeners.first();
-            listener.is_some_and(|&listener| has_room(worker, listener, board).is_some())
-        })
-    }
-
-    /// Asks every candidate that knows this listener to say when it has room.
-    fn await_room(&mut self, pool: PoolId, listener: ListenerId, board: &impl Board) {
+    /// Asks every candidate that could be sent this client to say when it has room.
+    pub(super) fn await_room(&mut self, pool: PoolId, client: Client, board: &impl Board) {
         let Some(desk) = self.desks.get_mut(&pool) else { return };
         desk.awaits_room = true;
-        for worker in desk.candidates.iter().filter_map(|&id| self.roster.get(id)) {
-            if worker.plan.policy.listeners.contains(&listener) {
+        for worker in desk.candidates.iter().filter_map(|it| self.roster.records.at(it.record)) {
+            if client.is_for(worker) {
                 board.set_waiting(pool, worker.seat, true);
             }
         }
@@ -216,7 +180,7 @@ impl Supervisor {
             .map(|(&listener, _)| listener)
             .collect();
         for listener in starved {
-            let room = self.find_room(pool, listener, Past::New, None, board).is_some();
+            let room = self.find_room(pool, Client::new(listener, None), board).is_some();
             let Some(door) = self.doors.get_mut(&listener) else { continue };
             if room {
                 door.attention = Attention::Accept;
@@ -237,17 +201,27 @@ impl Supervisor {
 
     /// Once nothing waits any more, `waiting` is taken back: each ROOM costs a message.
     fn forget_room(&mut self, pool: PoolId, board: &impl Board) {
-        let waits = self
-            .doors
-            .values()
-            .any(|door| door.pool == pool && door.attention != Attention::Accept);
-        let Some(desk) = self.desks.get_mut(&pool) else { return };
-        if waits || !desk.held.is_empty() || !desk.awaits_room {
-            return;
-        }
+        let is_free = |desk: &&Desk| desk.awaits_room && desk.held.is_empty();
+        let Some(desk) = self.desks.get(&pool).filter(is_free) else { return };
+        let candidates =
+            || desk.candidates.iter().filter_map(|it| self.roster.records.at(it.record));
+        let waits = self.doors.iter().any(|(&listener, door)| {
+            let is_starved = door.pool == pool && door.attention != Attention::Accept;
+            // Where workers accept by themselves, clients may wait for nobody's room but theirs.
+            is_starved && candidates().any(|it| Client::new(listener, None).is_for(it))
+        });
+        let Some(desk) = self.desks.get_mut(&pool).filter(|_| !waits) else { return };
         desk.awaits_room = false;
-        for worker in desk.candidates.iter().filter_map(|&id| self.roster.get(id)) {
+        for worker in desk.candidates.iter().filter_map(|it| self.roster.records.at(it.record)) {
             board.set_waiting(pool, worker.seat, false);
+        }
+    }
+
+    /// The system has no descriptors left for this listener's clients: its pool is paused for a moment.
+    pub(super) fn rest_of(&mut self, listener: ListenerId, now: Instant) {
+        if let Some(pool) = self.doors.get(&listener).map(|door| door.pool) {
+            self.make_room(pool);
+            self.rest(pool, now);
         }
     }
 
@@ -276,29 +250,46 @@ impl Supervisor {
         for pool in rested {
             self.resume(pool, now, board);
         }
+        self.end_rests(now, board);
         self.answer_fed_up(now);
     }
 
     pub(super) fn dispatch_deadline(&self) -> Option<Instant> {
         let rests = self.desks.values().filter_map(|desk| desk.resting_until);
-        rests.chain(self.doors.values().filter_map(|door| self.answers_at(door))).min()
-    }
-
-    /// Renews the list of those who may be chosen, after a worker began or ceased to serve.
-    pub(super) fn renew_candidates(&mut self, pool: PoolId) {
-        let mut serving: Vec<&Worker> =
-            self.roster.of(pool).filter(|worker| worker.is_at_work()).collect();
-        serving.sort_by_key(|worker| (worker.who.slot, worker.who.worker));
-        let candidates = serving.iter().map(|worker| worker.who.worker).collect();
-        self.desks.entry(pool).or_default().candidates = candidates;
+        let answers = self.doors.values().filter_map(|door| self.answers_at(door));
+        rests.chain(answers).chain(self.rest_deadline()).min()
     }
 }
 
-/// How many connections the worker has in hand, if it can take one more of this listener.
-fn has_room(worker: &Worker, listener: ListenerId, board: &impl Board) -> Option<u64> {
-    if worker.is_suspect() || !worker.plan.policy.listeners.contains(&listener) {
-        return None;
+/// Whom a worker is looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub(super) listener: ListenerId,
+    past: Past,
+    /// What identifies it, for [`super::Balance::SourceHash`].
+    pub(super) source: Option<u64>,
+    /// It waits in the shell's hand.
+    pub(super) is_held: bool,
+}
+
+impl Client {
+    /// One that waits at its listener.
+    pub(super) fn new(listener: ListenerId, source: Option<u64>) -> Client {
+        Client { listener, past: Past::New, source, is_held: false }
     }
-    let hand = worker.hand(board.counts(worker.who.pool, worker.seat));
-    (hand.untaken < WINDOW && hand.in_hand < worker.limit).then_some(hand.in_hand)
+
+    /// One that came back.
+    pub(super) fn held(Held { listener, past, source, .. }: Held) -> Client {
+        Client { listener, past, source, is_held: true }
+    }
+
+    /// Whether this worker could be sent it. Those who accept by themselves are sent only what they
+    /// cannot accept any more.
+    pub(super) fn is_for(self, worker: &Worker) -> bool {
+        let policy = &worker.plan.policy;
+        let is_way = policy.accept == Accept::Master || policy.admits() && self.is_held;
+        let is_open =
+            policy.listeners.contains(&self.listener) && !worker.closed.contains(&self.listener);
+        is_way && is_open && worker.understands(self.past)
+    }
 }

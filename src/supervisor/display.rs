@@ -17,6 +17,8 @@ impl fmt::Display for Action {
             Action::Probe { worker, listener, .. } => {
                 write!(f, "probe {worker} as from {listener}")
             }
+            Action::Admit { worker } => write!(f, "let {worker} accept"),
+            Action::Ping { worker } => write!(f, "ping {worker}"),
             Action::TakeBack { worker } => write!(f, "take back from {worker}, and ping it"),
             Action::Terminate { worker } => write!(f, "terminate {worker}"),
             Action::Kill { worker } => write!(f, "kill {worker}"),
@@ -84,6 +86,7 @@ impl fmt::Display for Reason {
             Reason::Replaced => "replaced",
             Reason::Surplus => "surplus",
             Reason::Stop => "stop",
+            Reason::Own => "by itself",
         })
     }
 }
@@ -115,6 +118,7 @@ impl fmt::Display for Record {
             Record::Stalled { who, since, in_hand } => {
                 write!(f, "{who} stalled for {since:?}; {in_hand} in hand")
             }
+            Record::Broken { who, why } => write!(f, "{who} broken: {why}"),
             Record::Draining { who, reason } => write!(f, "{who} draining: {reason}"),
             Record::Overdue { who, in_hand } => write!(f, "{who} overdue; {in_hand} in hand"),
             Record::Left { who, cut, answered, rescued, handed_back } => {
@@ -142,9 +146,10 @@ impl fmt::Display for Record {
                 write!(f, "rolled back {generation} after {:.1} s", took.as_secs_f64())
             }
             Record::Accounted { generation, toll } => {
-                let Toll { handed_back, redispatched, cut } = toll;
+                let Toll { handed_back, redispatched, cut, unseen } = toll;
                 write!(f, "reload of {generation}: {handed_back} handed back, ")?;
-                write!(f, "{redispatched} re-dispatched, {cut} cut")
+                write!(f, "{redispatched} re-dispatched, {cut} cut")?;
+                if *unseen > 0 { write!(f, ", {unseen} unseen") } else { Ok(()) }
             }
             Record::GaveUp { pool, generation, why, serving } => {
                 write!(f, "{pool} gave up on {generation}: {why}; {serving} serving")

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::action::{Action, Attention};
-use super::{ListenerId, PoolId, Supervisor, Unavailable};
+use super::{Accept, ListenerId, PoolId, Supervisor, Unavailable};
 
 /// A listening socket, as the mind sees it.
 #[derive(Debug)]
@@ -72,7 +72,10 @@ impl Supervisor {
         if self.life.is_stopping() {
             return None;
         }
-        match self.goal.pools.get(&door.pool)?.policy()?.unavailable {
+        let policy = self.goal.pools.get(&door.pool)?.policy()?;
+        match policy.unavailable {
+            // Nobody but its workers accepts there.
+            Unavailable::AnswerAfter(_) if policy.accept == Accept::Workers => None,
             Unavailable::AnswerAfter(wait) if door.attention == Attention::Pause => {
                 door.starved.map(|since| since + wait)
             }

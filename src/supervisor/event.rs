@@ -1,5 +1,7 @@
 //! Facts, reported by the shell after they happened.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ConnectionId, Edition, ListenerId, Policy, PoolId, WishId, WorkerId};
@@ -13,6 +15,9 @@ pub struct Held {
     pub connection: ConnectionId,
     /// What it has behind it.
     pub past: Past,
+    /// Identifies the client for [`super::Balance::SourceHash`].
+    #[serde(default)]
+    pub source: Option<u64>,
 }
 
 /// What a connection has behind it.
@@ -20,6 +25,10 @@ pub struct Held {
 pub enum Past {
     /// No worker has read from it.
     New,
+    /// The same, and its client has said nothing yet.
+    Silent,
+    /// No worker had it; it waited here until its client said something, or was long enough.
+    Spoken,
     /// A worker handed it back at the boundary of a request.
     Idle,
     /// The same, with bytes that the worker had read. Only a worker that can hand back can take it.
@@ -123,12 +132,37 @@ pub enum Event {
         /// The worker.
         worker: WorkerId,
     },
+    /// A worker said that it stops, unasked. It is not told to drain.
+    Leaving {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker asks for more time to get ready or to drain.
+    Extended {
+        /// The worker.
+        worker: WorkerId,
+        /// From now on.
+        time: Duration,
+    },
+    /// A worker does not work any more, as it says or as its silence says.
+    Broken {
+        /// The worker.
+        worker: WorkerId,
+        /// As in "web/1 {why}".
+        why: String,
+    },
     /// A draining worker gave a live connection back. It does not count it as finished.
     HandedBack {
         /// The worker.
         worker: WorkerId,
         /// The connection. `None`: it was lost on the way, for want of a descriptor.
         held: Option<Held>,
+    },
+    /// What a draining worker still seemed to have was handed back: the master before has passed it
+    /// on, and was killed before it could count that. Whoever got it counts it.
+    PassedOn {
+        /// The worker that handed it back.
+        worker: WorkerId,
     },
     /// A draining worker has nothing in hand any more.
     Drained {
@@ -165,6 +199,42 @@ pub enum Event {
         worker: WorkerId,
         /// This worker's queue is full, whatever it counted; else the system was out of something.
         is_full: bool,
+    },
+    /// A client was accepted who has said nothing yet, and whose first byte is waited for.
+    AcceptedSilent {
+        /// Held by the shell.
+        held: Held,
+    },
+    /// A silent client has said something, or need not any more.
+    Spoke {
+        /// Which one.
+        connection: ConnectionId,
+    },
+    /// A silent client has gone. The shell has closed its connection.
+    HungUp {
+        /// Which one.
+        connection: ConnectionId,
+    },
+    /// A worker answered that it does not take the connection that it was sent.
+    Declined {
+        /// Held by the shell again.
+        held: Held,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A worker takes connections of this listener from now on, where it did not before.
+    Opened {
+        /// The worker.
+        worker: WorkerId,
+        /// One of its pool's.
+        listener: ListenerId,
+    },
+    /// A worker takes no connections of this listener any more, or not yet.
+    Closed {
+        /// The worker.
+        worker: WorkerId,
+        /// One of its pool's.
+        listener: ListenerId,
     },
     /// The system has no descriptors left for another connection.
     AcceptFailed {

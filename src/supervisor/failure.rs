@@ -13,6 +13,12 @@ use super::roster::{Phase, Worker};
 use super::{Action, Board, Held, Life, Past, PoolId, Record, Supervisor, WorkerId};
 
 impl Supervisor {
+    /// A worker's process could not be made.
+    pub(super) fn fail_spawn(&mut self, worker: WorkerId, why: String, now: Instant) {
+        self.fail_start(worker, why, now);
+        self.roster.bury(worker);
+    }
+
     /// A worker did not get ready: the slot is tried again, or the pool gives up, or a rollout
     /// that needed it goes back.
     pub(super) fn fail_start(&mut self, id: WorkerId, why: String, now: Instant) {
@@ -112,11 +118,7 @@ impl Supervisor {
         };
         let who = worker.who;
         let hand = worker.hand(board.counts(who.pool, worker.seat));
-        // Nobody is cut when a probe is: it was ours, and is over.
-        let probes = u64::from(worker.has_probe).min(hand.in_hand);
-        // What the shell found in the ledger is bounded by what the worker was sent, too.
-        let answered = answered.min(hand.in_hand - probes);
-        let (cut, finished) = (hand.in_hand - probes - answered, hand.finished + probes);
+        let (cut, finished, answered) = hand.at_its_end(worker.has_probe, answered);
         // At the end of the service there are no others.
         let have_others = self.life != Life::Stopping;
         let given = if have_others { count } else { 0 };
@@ -139,7 +141,7 @@ impl Supervisor {
                 }
             }
             Phase::Draining { .. } | Phase::Terminated { .. } | Phase::Killed => {
-                let handed_back = worker.handed_back;
+                let handed_back = worker.given_back();
                 self.record(Record::Left { who, cut, answered, rescued: given, handed_back });
             }
         }
@@ -148,8 +150,9 @@ impl Supervisor {
         let had_taken = rescued.iter().filter(|held| have_others && held.past != Past::New);
         let saved = had_taken.count() as u64;
         self.charge_gone(&worker, cut, saved);
-        let desk = self.desks.entry(who.pool).or_default();
-        desk.accounts.close(cut, finished, answered, saved);
+        self.arrivals += hand.accepted + worker.own_back;
+        let accounts = &mut self.desks.entry(who.pool).or_default().accounts;
+        accounts.close(hand.accepted, cut, finished, answered, saved);
         self.renew_candidates(who.pool);
         self.hold(who.pool, rescued);
     }

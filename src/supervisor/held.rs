@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::action::{Action, Attention};
+use super::dispatch::Client;
 use super::event::{Held, Past};
 use super::{Board, Life, ListenerId, PoolId, Supervisor, WorkerId};
 
@@ -23,7 +24,29 @@ impl Supervisor {
         }
     }
 
-    /// The same, from a worker that is already forgotten.
+    /// They were read back from this worker.
+    pub(super) fn take_back(
+        &mut self,
+        id: WorkerId,
+        connections: Vec<Held>,
+        pinged: bool,
+        now: Instant,
+        board: &impl Board,
+    ) {
+        self.unsend(id, connections.len() as u64);
+        let Some(worker) = self.roster.get_mut(id) else {
+            return self.hold_homeless(connections);
+        };
+        worker.messages += u64::from(pinged);
+        let pool = worker.who.pool;
+        self.charge_rescued(id, &connections);
+        self.hold(pool, connections);
+        self.watch_progress(now);
+        self.resume(pool, now, board);
+        self.refresh_deadline();
+    }
+
+    /// What comes from a worker that is already forgotten.
     pub(super) fn hold_homeless(&mut self, connections: Vec<Held>) {
         for held in connections {
             let Held { listener, connection, .. } = held;
@@ -47,14 +70,21 @@ impl Supervisor {
             return self.hold_homeless(held.into_iter().collect());
         };
         let pool = worker.who.pool;
-        if worker.hand(board.counts(pool, worker.seat)).in_hand == 0 {
+        let hand = worker.hand(board.counts(pool, worker.seat));
+        if hand.in_hand == 0 {
             if let Some(Held { listener, connection, .. }) = held {
                 self.actions.push_back(Action::Refuse { listener, connection });
             }
             return;
         }
-        worker.handed_back += 1;
         let accounts = &mut self.desks.entry(pool).or_default().accounts;
+        if hand.accepted > 0 {
+            // The master has it now, as if it had accepted it.
+            worker.own_back += 1;
+            accounts.accepted += 1;
+        } else {
+            worker.handed_back += 1;
+        }
         match held {
             Some(held) => {
                 accounts.handed_back += 1;
@@ -67,9 +97,27 @@ impl Supervisor {
         self.refresh_deadline();
     }
 
+    /// What this worker still seemed to have was handed back to the master before, and is with
+    /// somebody else, where it was counted a second time.
+    pub(super) fn note_passed_on(&mut self, id: WorkerId, board: &impl Board) {
+        let Some(worker) = self.roster.get_mut(id) else { return };
+        let pool = worker.who.pool;
+        let hand = worker.hand(board.counts(pool, worker.seat));
+        if hand.in_hand == 0 {
+            return;
+        }
+        if hand.accepted > 0 {
+            worker.own_back += 1;
+            return;
+        }
+        worker.handed_back += 1;
+        let accounts = &mut self.desks.entry(pool).or_default().accounts;
+        accounts.accepted = accounts.accepted.saturating_sub(1);
+    }
+
     /// The pool at which a connection of `pool` now waits; with it goes its place in the accounts.
     /// `None`: it was refused.
-    fn home(&mut self, pool: PoolId, held: Held) -> Option<PoolId> {
+    pub(super) fn home(&mut self, pool: PoolId, held: Held) -> Option<PoolId> {
         let home = self.doors.get(&held.listener).map(|door| door.pool);
         match home.filter(|_| self.life != Life::Stopping) {
             Some(home) if home != pool => {
@@ -92,6 +140,7 @@ impl Supervisor {
             let held = self.desks.get_mut(&pool).map(|desk| std::mem::take(&mut desk.held));
             self.hold(pool, held.unwrap_or_default().into());
         }
+        self.rehome_silent();
     }
 
     /// Sends what came back to whoever has room.
@@ -100,7 +149,7 @@ impl Supervisor {
         let mut waiting: BTreeSet<ListenerId> = BTreeSet::new();
         let mut next = 0;
         while let Some(&held) = self.desks.get(&pool).and_then(|desk| desk.held.get(next)) {
-            let Held { listener, connection, past } = held;
+            let Held { listener, connection, past, .. } = held;
             if self.is_foreign(pool, held) {
                 self.desks.entry(pool).or_default().held.remove(next);
                 self.refuse(pool, held);
@@ -108,7 +157,7 @@ impl Supervisor {
             }
             let is_stuck = waiting.contains(&listener);
             let room =
-                if is_stuck { None } else { self.find_room(pool, listener, past, None, board) };
+                if is_stuck { None } else { self.find_room(pool, Client::held(held), board) };
             let Some(worker) = room else {
                 waiting.insert(listener);
                 next += 1;
@@ -192,25 +241,30 @@ impl Supervisor {
         for held in meant {
             self.refuse(pool, held);
         }
+        // Who has asked for nothing can wait on at one listener, but not for the end of all.
+        if only.is_none() {
+            self.refuse_silent(pool);
+        }
     }
 
-    /// Nobody gets it: a new client is refused, an idle one's connection is over.
-    fn refuse(&mut self, pool: PoolId, Held { listener, connection, past }: Held) {
+    /// Nobody gets it: a new client is refused, the connection of an idle or silent one is over.
+    pub(super) fn refuse(&mut self, pool: PoolId, Held { listener, connection, past, .. }: Held) {
         let accounts = &mut self.desks.entry(pool).or_default().accounts;
         match past {
-            Past::New => accounts.refused += 1,
-            Past::Idle | Past::Leftover => accounts.finished += 1,
+            Past::New | Past::Spoken => accounts.refused += 1,
+            Past::Silent | Past::Idle | Past::Leftover => accounts.finished += 1,
         }
         self.actions.push_back(Action::Refuse { listener, connection });
     }
 
-    /// Whether connections of this pool wait in the shell's hand.
+    /// Whether connections of this pool wait in the shell's hand for a worker.
     #[must_use]
     pub fn holds(&self, pool: PoolId) -> bool {
-        self.held(pool) > 0
+        self.desks.get(&pool).is_some_and(|desk| !desk.held.is_empty())
     }
 
+    /// All of them, silent ones included.
     pub(super) fn held(&self, pool: PoolId) -> u64 {
-        self.desks.get(&pool).map_or(0, |desk| desk.held.len() as u64)
+        self.desks.get(&pool).map_or(0, |desk| (desk.held.len() + desk.silent.len()) as u64)
     }
 }

@@ -62,7 +62,7 @@ impl Supervisor {
         if self.idle_deadline().is_none_or(|at| at > now) {
             return;
         }
-        let accepted = self.arrivals;
+        let accepted = self.arrived(board);
         let is_used = self.is_used(board) || !self.may_end();
         let Some(idle) = &mut self.idle else { return };
         if is_used || idle.accepted != accepted {
@@ -76,8 +76,14 @@ impl Supervisor {
         }
     }
 
+    /// Clients that ever came.
+    fn arrived(&self, board: &impl Board) -> u64 {
+        let counts = |it: &Worker| it.accepted(board.counts(it.who.pool, it.seat));
+        self.arrivals + self.roster.iter().map(counts).sum::<u64>()
+    }
+
     fn is_used(&self, board: &impl Board) -> bool {
-        self.desks.values().any(|desk| !desk.held.is_empty())
+        self.desks.keys().any(|&pool| self.held(pool) > 0)
             || self
                 .roster
                 .iter()
@@ -91,7 +97,9 @@ impl Supervisor {
             && self.goal.next.is_none()
             && !self.is_in_doubt
             && self.goal.pools.values().all(PoolGoal::may_end)
-            && self.doors.values().all(|door| door.attention == Attention::Accept)
+            && self.doors.iter().all(|(&listener, door)| {
+                door.attention == Attention::Accept || self.is_accepted_by_workers(listener)
+            })
     }
 }
 
@@ -99,7 +107,10 @@ impl PoolGoal {
     fn must_stay(&self) -> bool {
         let plans = self.wanted.iter().chain(&self.settled);
         let mut policies = plans.map(|plan| &plan.policy);
-        policies.any(|policy| policy.listeners.is_empty() || policy.is_bound_here)
+        policies.any(|policy| {
+            // Of others nobody sees whether they are used.
+            policy.listeners.is_empty() || policy.is_bound_here || !policy.is_seen()
+        })
     }
 
     fn may_end(&self) -> bool {

@@ -14,29 +14,35 @@
 //! before the mind knows; they are void). And it calls [`Supervisor::handle_timeout`] at every
 //! turn: that costs nothing when nothing is due.
 //!
-//! Reading order: `event`, `action`, `policy`, `goal`, `roster`, `seats`, `reconcile`, `rollout`,
-//! `canary`, `failure`, `toll`, `dispatch`, `doors`, `held`, `stall`, `idle`, `times`, `snapshot`,
-//! `restore`,
-//! `absence`.
+//! Reading order: `event`, `action`, `policy`, `goal`, `records`, `roster`, `hand`, `seats`, `reconcile`,
+//! `rollout`, `canary`, `failure`, `notices`, `toll`, `dispatch`, `ranks`, `choice`, `doors`, `held`,
+//! `silent`, `declined`, `stall`, `idle`, `times`, `snapshot`, `restore`, `absence`.
 
 mod absence;
 mod action;
 mod canary;
 mod chance;
+mod choice;
+mod declined;
 mod dispatch;
 mod display;
 mod doors;
 mod event;
 mod failure;
 mod goal;
+mod hand;
 mod held;
 mod idle;
+mod notices;
 mod policy;
+mod ranks;
 mod reconcile;
+mod records;
 mod restore;
 mod rollout;
 mod roster;
 mod seats;
+mod silent;
 mod snapshot;
 mod stall;
 mod status;
@@ -53,17 +59,19 @@ pub use action::{Action, Announcement, Attention, Reason, Record, Spawn, Who};
 pub use dispatch::Accounts;
 pub use event::{Event, Held, Past, Scale};
 pub use policy::{
-    Balance, ConnectionId, Edition, Generation, ListenerId, Policy, PoolId, Seat, Slot,
+    Accept, Balance, ConnectionId, Edition, Generation, ListenerId, Policy, PoolId, Seat, Slot,
     Unavailable, WishId, WorkerId,
 };
 pub use restore::How;
 pub use seats::SEATS;
 pub use snapshot::Snapshot;
 pub use status::{PhaseName, PoolProgress, PoolStatus, Progress, Status, WorkerStatus};
+pub use times::{Micros, Times};
 pub use toll::Toll;
 
 use absence::Back;
 use chance::Chance;
+use choice::Chosen;
 use dispatch::Desk;
 use doors::Door;
 use goal::Goal;
@@ -73,8 +81,10 @@ use toll::Bill;
 /// What a worker counted. Untrusted: the mind bounds it before use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections received.
+    /// Connections received from the master.
     pub taken: u64,
+    /// Connections accepted by itself.
+    pub accepted: u64,
     /// Connections closed.
     pub finished: u64,
     /// Messages received.
@@ -121,6 +131,7 @@ pub struct Supervisor {
     /// Those that a plan uses.
     doors: BTreeMap<ListenerId, Door>,
     desks: BTreeMap<PoolId, Desk>,
+    chosen: Chosen,
     editions: BTreeSet<Edition>,
     /// Of the reloads whose retired workers are not all gone.
     bills: BTreeMap<Generation, Bill>,
@@ -139,6 +150,8 @@ pub struct Supervisor {
     actions: VecDeque<Action>,
     /// When receivers are looked at, while something waits for one.
     progress_check: Option<Instant>,
+    /// When those who accept by themselves are asked whether they live.
+    ping_at: Option<Instant>,
     /// The earliest of all deadlines, kept so that asking is cheap.
     deadline: Option<Instant>,
     /// Counts what the pass has changed.
@@ -157,6 +170,7 @@ impl Supervisor {
             listeners: BTreeSet::new(),
             doors: BTreeMap::new(),
             desks: BTreeMap::new(),
+            chosen: Chosen::default(),
             editions: BTreeSet::new(),
             bills: BTreeMap::new(),
             was_ready: false,
@@ -168,6 +182,7 @@ impl Supervisor {
             chance: Chance::new(seed),
             actions: VecDeque::new(),
             progress_check: None,
+            ping_at: None,
             deadline: None,
             revision: 0,
         }
@@ -176,19 +191,13 @@ impl Supervisor {
     /// Takes in a fact.
     pub fn handle_event(&mut self, event: Event, now: Instant, board: &impl Board) {
         match event {
-            Event::ReloadRequested { wish, edition, pools } => {
-                self.want(wish, edition, pools);
-            }
+            Event::ReloadRequested { wish, edition, pools } => self.want(wish, edition, pools),
             Event::ReloadRefused => self.is_in_doubt = true,
             Event::ScaleRequested { pool, scale } => self.scale(pool, scale),
             Event::Resized { pool, workers } => self.resize(pool, workers),
             Event::StopRequested => self.stop(),
-            Event::Swept if self.life == Life::Sweeping => self.life = Life::Stopping,
-            Event::Swept => {}
-            Event::SpawnFailed { worker, why } => {
-                self.fail_start(worker, why, now);
-                self.roster.bury(worker);
-            }
+            Event::Swept => self.note_swept(),
+            Event::SpawnFailed { worker, why } => self.fail_spawn(worker, why, now),
             Event::Unfit { worker, why } => self.dismiss(worker, why, now),
             Event::Ready { worker, limit, handback } => {
                 self.receive_ready(worker, limit, handback, now);
@@ -203,6 +212,9 @@ impl Supervisor {
             Event::ProbeReturned { worker } => self.unsend_probe(worker),
             Event::RetireRequested { worker } => self.note_due(worker, now),
             Event::Drained { worker } => self.roster.note_drained(worker, now),
+            Event::Leaving { worker } => self.note_leaving(worker, now),
+            Event::Broken { worker, why } => self.note_broken(worker, why, now),
+            Event::Extended { worker, time } => return self.extend(worker, time, now),
             Event::Exited { worker, how, rescued, answered } => {
                 self.bury(worker, &how, rescued, answered, now, board);
             }
@@ -214,6 +226,7 @@ impl Supervisor {
             Event::HandedBack { worker, held } => {
                 return self.receive_back(worker, held, now, board);
             }
+            Event::PassedOn { worker } => return self.note_passed_on(worker, board),
             Event::Returned { held, worker, is_full } => {
                 let shunned = is_full && self.suspect(worker, now, board);
                 self.put_back(worker, held, shunned, now, board);
@@ -222,12 +235,15 @@ impl Supervisor {
                     return;
                 }
             }
-            Event::AcceptFailed { listener } => {
-                if let Some(pool) = self.doors.get(&listener).map(|door| door.pool) {
-                    self.rest(pool, now);
-                }
-                return;
+            Event::AcceptedSilent { held } => return self.receive_silent(held, now, board),
+            Event::Spoke { connection } => return self.note_spoken(connection, now, board),
+            Event::HungUp { connection } => return self.note_hung_up(connection),
+            Event::Declined { held, worker } => {
+                return self.note_declined(worker, held, now, board);
             }
+            Event::Opened { worker, listener } => return self.open(worker, listener, now, board),
+            Event::Closed { worker, listener } => return self.shut(worker, listener),
+            Event::AcceptFailed { listener } => return self.rest_of(listener, now),
             Event::Refused { listener } => return self.note_refused(listener),
         }
         self.revision += 1;
@@ -246,6 +262,7 @@ impl Supervisor {
         let is_news = self.goal_timeout(now) || !overdue.is_empty();
         let before = self.actions.len();
         self.check_progress(now, board);
+        self.ping_accepting(now, board);
         self.probe_canaries(now, board);
         self.dispatch_timeout(now, board);
         self.check_idle(now, board);
@@ -271,6 +288,7 @@ impl Supervisor {
             self.goal_deadline(),
             self.dispatch_deadline(),
             self.progress_check,
+            self.ping_at,
             self.canary_deadline(),
             self.idle_deadline(),
         ];
@@ -330,6 +348,12 @@ impl Supervisor {
         self.end_with(Record::Stopping { workers: u32::try_from(workers).unwrap_or(u32::MAX) });
     }
 
+    fn note_swept(&mut self) {
+        if self.life == Life::Sweeping {
+            self.life = Life::Stopping;
+        }
+    }
+
     /// Begins the end of the service, for the reason that `record` gives.
     fn end_with(&mut self, record: Record) {
         self.life = Life::Sweeping;
@@ -356,31 +380,11 @@ impl Supervisor {
 
     fn note_room(&mut self, worker: WorkerId, now: Instant, board: &impl Board) {
         self.note_life(worker, board);
+        self.end_rest(worker);
         if let Some(pool) = self.roster.get(worker).map(|worker| worker.who.pool) {
             self.resume(pool, now, board);
             self.refresh_deadline();
         }
-    }
-
-    fn take_back(
-        &mut self,
-        id: WorkerId,
-        connections: Vec<Held>,
-        pinged: bool,
-        now: Instant,
-        board: &impl Board,
-    ) {
-        self.unsend(id, connections.len() as u64);
-        let Some(worker) = self.roster.get_mut(id) else {
-            return self.hold_homeless(connections);
-        };
-        worker.messages += u64::from(pinged);
-        let pool = worker.who.pool;
-        self.charge_rescued(id, &connections);
-        self.hold(pool, connections);
-        self.watch_progress(now);
-        self.resume(pool, now, board);
-        self.refresh_deadline();
     }
 
     fn record(&mut self, record: Record) {

@@ -72,6 +72,17 @@ id!(
     WishId, "wish", u64
 );
 
+/// Who accepts a pool's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Accept {
+    /// The master, which passes them on.
+    #[default]
+    Master,
+    /// The workers, from listening sockets that all of them share. The mind sees none of them, or
+    /// what the workers count; see [`Policy::counted`].
+    Workers,
+}
+
 /// How a pool's connections are spread over its workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Balance {
@@ -94,6 +105,10 @@ pub enum Unavailable {
     AnswerAfter(Duration),
 }
 
+/// Connections that may wait in one worker's channel by default. Far below the 278 small messages that
+/// a socket buffer holds by default, so that a send never finds it full.
+pub(super) const WINDOW: u64 = 32;
+
 /// The part of a pool's configuration that decisions depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -107,6 +122,13 @@ pub struct Policy {
     /// One of its listeners is held by nobody but the service: once that has ended, no client can
     /// start it again.
     pub is_bound_here: bool,
+    /// Who accepts connections.
+    pub accept: Accept,
+    /// Where workers accept: they wait to be admitted, count what they accept, and take what others
+    /// hand back.
+    pub counted: bool,
+    /// Connections that may wait in one worker's channel, 1 or more.
+    pub window: u64,
     /// How connections are spread.
     pub balance: Balance,
     /// From spawn to READY.
@@ -143,6 +165,9 @@ impl Default for Policy {
             workers: 1,
             listeners: Vec::new(),
             is_bound_here: false,
+            accept: Accept::default(),
+            counted: false,
+            window: WINDOW,
             balance: Balance::default(),
             start_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
@@ -156,5 +181,19 @@ impl Default for Policy {
             probe: false,
             unavailable: Unavailable::default(),
         }
+    }
+}
+
+impl Policy {
+    /// Whether its workers accept by themselves, as soon as they are admitted.
+    #[must_use]
+    pub fn admits(&self) -> bool {
+        self.accept == Accept::Workers && self.counted
+    }
+
+    /// Whether it is known what becomes of its connections.
+    #[must_use]
+    pub fn is_seen(&self) -> bool {
+        self.accept == Accept::Master || self.counted
     }
 }

@@ -34,7 +34,11 @@ impl Supervisor {
         self.resume_all(now, board);
         self.forget_editions();
         self.forget_pools();
+        if self.life == Life::Running {
+            self.announce_late();
+        }
         self.watch_idle(now);
+        self.watch_accepting(now);
         self.refresh_deadline();
         #[cfg(debug_assertions)]
         self.check_invariants();
@@ -245,10 +249,14 @@ impl Supervisor {
         }
         for (id, reason, deadline) in orders {
             let Some(worker) = self.roster.get(id) else { continue };
-            let (who, take_back) = (worker.who, self.have_others(id));
+            let who = worker.who;
             let handback = worker.handback
                 && reason != Reason::Stop
                 && self.are_covered(id, |other| other.handback);
+            // Who takes what waits for it will hand that back, too: meanwhile it is in nobody's hand,
+            // and safe from this master's death.
+            let is_lively = handback && worker.stuck.is_none();
+            let take_back = !is_lively && self.have_others(id);
             self.renew_candidates(who.pool);
             self.record(Record::Draining { who, reason });
             self.actions.push_back(Action::Drain { worker: id, deadline, take_back, handback });

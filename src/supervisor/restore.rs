@@ -7,15 +7,19 @@ use std::time::Instant;
 use super::absence::PATIENCE;
 use super::action::Attention;
 use super::chance::Chance;
+use super::choice::Chosen;
+use super::declined::Declined;
 use super::dispatch::Desk;
 use super::doors::Door;
 use super::goal::{Course, Goal, Next, Plan, PoolGoal, Rollout, Tally, Trouble};
 use super::idle::Idle;
-use super::roster::{Phase, Roster, Stuck, Worker};
+use super::ranks::Ranks;
+use super::roster::{Phase, Roster, Worker};
 use super::snapshot::{
     Books, Entrance, Failures, Hired, Planned, Pool, Rest, Rolling, Snapshot, Stage, Troubled,
     Waiting,
 };
+use super::stall::Stuck;
 use super::times::Times;
 use super::{Generation, Life, PoolId, Supervisor, WorkerId};
 
@@ -64,6 +68,7 @@ impl Supervisor {
         snapshot.workers.retain(|it| is_awaited(&it.who.worker));
         for worker in &mut snapshot.workers {
             (worker.dispatched, worker.handed_back, worker.messages) = (0, 0, 0);
+            worker.own_back = 0;
             worker.stuck = None;
             // The question died with the one who asked.
             if std::mem::take(&mut worker.is_probed) {
@@ -77,6 +82,7 @@ impl Supervisor {
         }
         for desk in snapshot.desks.values_mut() {
             desk.held.clear();
+            desk.silent.clear();
             (desk.returned, desk.awaits_room, desk.resting_until) = (0, false, None);
             let accounts = &mut desk.accounts;
             accounts.accepted = accounts.finished + accounts.refused + accounts.cut;
@@ -156,10 +162,13 @@ impl Supervisor {
             chance: Chance::new(seed),
             actions: Default::default(),
             progress_check: progress_check.map(|at| times.to(at)),
+            ping_at: None,
             deadline: None,
             revision: 0,
+            chosen: Chosen::default(),
         };
         served.into_iter().for_each(|pool| mind.renew_candidates(pool));
+        mind.watch_accepting(taken);
         mind.refresh_deadline();
         Ok(mind)
     }
@@ -203,7 +212,8 @@ fn rollout_of(rolling: Rolling, times: Times) -> Rollout {
 fn worker_of(hired: Hired, times: Times, plans: &[Arc<Plan>]) -> Result<Worker, String> {
     let Hired { who, seat, plan, phase, absent, due, handback, .. } = hired;
     let Hired { dispatched, handed_back, messages, limit, stuck, .. } = hired;
-    let Hired { is_probed, has_probe, probe_at, retired_by, .. } = hired;
+    let Hired { is_probed, has_probe, probe_at, retired_by, declined, closed, own_back, .. } =
+        hired;
     let phase = match phase {
         Stage::Starting(at) => Phase::Starting { deadline: times.to(at) },
         Stage::Probing(at) => Phase::Probing { deadline: times.to(at) },
@@ -220,9 +230,15 @@ fn worker_of(hired: Hired, times: Times, plans: &[Arc<Plan>]) -> Result<Worker, 
         let since = times.to(since);
         Stuck { since, progress, suspect }
     });
+    let declined = declined.map(|(until, pause, taken)| {
+        let until = until.map(|at| times.to(at));
+        Declined { until, pause, taken }
+    });
     let mut worker = Worker::new(who, seat, plan_of(plan, plans)?, phase, absent);
+    (worker.declined, worker.closed) = (declined, closed);
     (worker.due, worker.handback, worker.stuck) = (due, handback, stuck);
     (worker.dispatched, worker.handed_back) = (dispatched, handed_back);
+    worker.own_back = own_back;
     (worker.messages, worker.limit) = (messages, limit);
     (worker.is_probed, worker.has_probe) = (is_probed, has_probe);
     (worker.probe_at, worker.retired_by) = (probe_at.map(|at| times.to(at)), retired_by);
@@ -235,11 +251,15 @@ fn door_of(entrance: Entrance, times: Times) -> Door {
 }
 
 fn desk_of(books: Books, times: Times) -> Desk {
-    let Books { cursor, held, returned, awaits_room, resting_until, accounts } = books;
+    let Books { cursor, held, silent, returned, awaits_room, resting_until, accounts } = books;
     Desk {
         candidates: Vec::new(),
+        ranks: Ranks::default(),
+        looked_at: 0,
+        has_decliners: false,
         cursor,
         held: held.into(),
+        silent: silent.into_iter().map(|held| (held.connection, held)).collect(),
         returned,
         awaits_room,
         resting_until: resting_until.map(|at| times.to(at)),

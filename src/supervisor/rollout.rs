@@ -151,6 +151,18 @@ impl Supervisor {
         }
     }
 
+    /// What a killed master had begun may have come to nothing while nobody served. Then whoever waits
+    /// for READY hears of it as soon as somebody does, or when nothing is wanted any more.
+    pub(super) fn announce_late(&mut self) {
+        let is_over = self.goal.rollout.is_none() && self.goal.next.is_none();
+        let is_gone = self.goal.latest > 0 && self.goal.pools.is_empty();
+        let is_reached = is_gone || self.roster.iter().any(Worker::is_at_work);
+        if is_over && !self.was_ready && is_reached {
+            self.was_ready = true;
+            self.announce(Announcement::Ready);
+        }
+    }
+
     /// Whether every slot of the pool is as wanted, or nothing can be done about it.
     fn has_arrived(&self, pool: PoolId, course: &Course) -> bool {
         let Some(goal) = self.goal.pools.get(&pool) else { return true };

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::action::Who;
+use super::declined::Declined;
 use super::event::Past;
 use super::goal::Plan;
+use super::records::Records;
 use super::seats::Seats;
-use super::{Counts, Generation, PoolId, Seat, Slot, WorkerId};
+use super::stall::Stuck;
+use super::{Counts, Generation, ListenerId, PoolId, Seat, Slot, WorkerId};
 
 /// Where a worker is in its life. It only ever moves down this list.
 ///
@@ -47,12 +50,18 @@ pub(super) struct Worker {
     pub(super) dispatched: u64,
     /// Of these, the ones that it handed back.
     pub(super) handed_back: u64,
+    /// Of those that it accepted by itself, the ones that it handed back. Its pool's accounts have them.
+    pub(super) own_back: u64,
     /// Messages sent to it that it has received or will receive.
     pub(super) messages: u64,
     /// Connections it can hold at once.
     pub(super) limit: u64,
     /// It takes nothing while messages wait.
     pub(super) stuck: Option<Stuck>,
+    /// It has declined a connection.
+    pub(super) declined: Option<Declined>,
+    /// Its pool's listeners of which it takes nothing.
+    pub(super) closed: BTreeSet<ListenerId>,
     /// The verdict of a probe is awaited.
     pub(super) is_probed: bool,
     /// One of the connections that were sent to it is a probe's.
@@ -61,26 +70,6 @@ pub(super) struct Worker {
     pub(super) probe_at: Option<Instant>,
     /// The reload that retired it.
     pub(super) retired_by: Option<Generation>,
-}
-
-/// Since when a worker takes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stuck {
-    pub(super) since: Instant,
-    pub(super) progress: u64,
-    /// Its queue was read back; it gets nothing new until it shows life.
-    pub(super) suspect: bool,
-}
-
-/// A worker's counters, bounded by what it was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hand {
-    /// Connections that it has closed.
-    pub(super) finished: u64,
-    /// Connections that it has, or that wait for it.
-    pub(super) in_hand: u64,
-    /// Of these, those that it has not received.
-    pub(super) untaken: u64,
 }
 
 impl Worker {
@@ -93,7 +82,7 @@ impl Worker {
         absent: Option<Instant>,
     ) -> Worker {
         let (due, dispatched, messages, limit, stuck) = (false, 0, 0, 0, None);
-        let (handback, handed_back) = (false, 0);
+        let (handback, handed_back, own_back) = (false, 0, 0);
         Worker {
             who,
             seat,
@@ -104,9 +93,12 @@ impl Worker {
             handback,
             dispatched,
             handed_back,
+            own_back,
             messages,
             limit,
             stuck,
+            declined: None,
+            closed: BTreeSet::new(),
             is_probed: false,
             has_probe: false,
             probe_at: None,
@@ -145,7 +137,7 @@ impl Worker {
     /// Whether it can be given such a connection.
     pub(super) fn understands(&self, past: Past) -> bool {
         match past {
-            Past::New | Past::Idle => true,
+            Past::New | Past::Silent | Past::Spoken | Past::Idle => true,
             Past::Leftover => self.handback,
         }
     }
@@ -157,14 +149,6 @@ impl Worker {
 
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.phase, Phase::Draining { .. } | Phase::Terminated { .. })
-    }
-
-    /// What a worker wrote is bounded by what it was sent before anything is decided on it.
-    pub(super) fn hand(&self, counts: Counts) -> Hand {
-        let kept = self.dispatched - self.handed_back;
-        let finished = counts.finished.min(kept);
-        let taken = counts.taken.clamp(finished + self.handed_back, self.dispatched);
-        Hand { finished, in_hand: kept - finished, untaken: self.dispatched - taken }
     }
 
     pub(super) fn untaken_messages(&self, counts: Counts) -> u64 {
@@ -186,7 +170,7 @@ impl Worker {
 /// Every process of ours that is not yet reaped.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    workers: BTreeMap<WorkerId, Worker>,
+    pub(super) records: Records,
     /// Who is where, in order of age. The pass asks for every slot, every time.
     places: BTreeMap<(PoolId, Slot), Vec<WorkerId>>,
     seats: BTreeMap<PoolId, Seats>,
@@ -195,30 +179,30 @@ pub(super) struct Roster {
 
 impl Roster {
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {
-        self.workers.get(&id)
+        self.records.get(id)
     }
 
     /// For everything about a worker but its phase.
     pub(super) fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
-        self.workers.get_mut(&id)
+        self.records.get_mut(id, None)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Worker> {
-        self.workers.values()
+        self.records.iter()
     }
 
     /// By slot, the oldest of each first.
     pub(super) fn of(&self, pool: PoolId) -> impl Iterator<Item = &Worker> {
         let places = self.places.range((pool, Slot(0))..=(pool, Slot(u32::MAX)));
-        places.flat_map(|(_, ids)| ids).filter_map(|id| self.workers.get(id))
+        places.flat_map(|(_, ids)| ids).filter_map(|&id| self.get(id))
     }
 
     pub(super) fn in_slot(&self, pool: PoolId, slot: Slot) -> impl Iterator<Item = &Worker> {
-        self.places.get(&(pool, slot)).into_iter().flatten().filter_map(|id| self.workers.get(id))
+        self.places.get(&(pool, slot)).into_iter().flatten().filter_map(|&id| self.get(id))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.workers.is_empty()
+        self.records.is_empty()
     }
 
     pub(super) fn starting(&self, pool: PoolId) -> u32 {
@@ -264,7 +248,7 @@ impl Roster {
         let who = Who { worker: id, pool, slot, generation: plan.generation };
         let phase = Phase::Starting { deadline: now + plan.policy.start_timeout };
         self.places.entry((pool, slot)).or_default().push(id);
-        self.workers.entry(id).or_insert(Worker::new(who, seat, plan, phase, None))
+        self.records.insert(Worker::new(who, seat, plan, phase, None))
     }
 
     /// The last id that was given, and whose turn it is in each pool's seats.
@@ -283,21 +267,21 @@ impl Roster {
         for worker in workers {
             let who = worker.who;
             roster.places.entry((who.pool, who.slot)).or_default().push(who.worker);
-            roster.workers.insert(who.worker, worker);
+            roster.records.insert(worker);
         }
         roster
     }
 
     /// Everybody is away, and is waited for until then.
     pub(super) fn miss_all(&mut self, until: Instant) {
-        for worker in self.workers.values_mut() {
+        for worker in self.records.iter_mut() {
             worker.absent = Some(until);
         }
     }
 
     /// It is back. Whether it was away.
     pub(super) fn join(&mut self, id: WorkerId, limit: u32, now: Instant) -> bool {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.is_absent()) else {
+        let Some(worker) = self.get_mut(id).filter(|worker| worker.is_absent()) else {
             return false;
         };
         worker.absent = None;
@@ -311,7 +295,7 @@ impl Roster {
 
     /// It said READY. Not if it was told to leave before, or said so twice.
     pub(super) fn note_ready(&mut self, id: WorkerId, limit: u32) -> bool {
-        let Some(worker) = self.workers.get_mut(&id) else { return false };
+        let Some(worker) = self.get_mut(id) else { return false };
         let Phase::Starting { deadline } = worker.phase else { return false };
         worker.phase = Phase::Probing { deadline };
         worker.limit = limit_of(&worker.plan, limit);
@@ -320,7 +304,7 @@ impl Roster {
 
     /// Probing → Serving.
     pub(super) fn promote(&mut self, id: WorkerId, now: Instant) {
-        if let Some(worker) = self.workers.get_mut(&id) {
+        if let Some(worker) = self.get_mut(id) {
             debug_assert!(matches!(worker.phase, Phase::Probing { .. }));
             worker.phase = Phase::Serving { since: now };
         }
@@ -328,24 +312,32 @@ impl Roster {
 
     /// Serving → Draining. Answers the time that the worker has until it is cut.
     pub(super) fn drain(&mut self, id: WorkerId, now: Instant) -> Duration {
-        let Some(worker) = self.workers.get_mut(&id) else { return Duration::ZERO };
+        let Some(worker) = self.get_mut(id) else { return Duration::ZERO };
         debug_assert!(worker.is_serving(), "{id} drains out of {:?}", worker.phase);
         let time = worker.plan.policy.drain_timeout;
         worker.phase = Phase::Draining { deadline: now + time - notice(time) };
         time
     }
 
+    /// It has until then at least, to get ready or to drain.
+    pub(super) fn extend(&mut self, id: WorkerId, until: Instant) {
+        use Phase::{Draining, Probing, Starting};
+        let phase = self.get_mut(id).map(|worker| &mut worker.phase);
+        if let Some(Starting { deadline } | Probing { deadline } | Draining { deadline }) = phase {
+            *deadline = until.max(*deadline);
+        }
+    }
+
     /// A draining worker has nothing left to do: it gets a second to exit.
     pub(super) fn note_drained(&mut self, id: WorkerId, now: Instant) {
-        if let Some(Worker { phase: Phase::Draining { deadline }, .. }) = self.workers.get_mut(&id)
-        {
+        if let Some(Worker { phase: Phase::Draining { deadline }, .. }) = self.get_mut(id) {
             *deadline = (now + Duration::from_secs(1)).min(*deadline);
         }
     }
 
     /// Draining → Terminated.
     pub(super) fn terminate(&mut self, id: WorkerId, now: Instant) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(worker) = self.get_mut(id) else { return };
         debug_assert!(matches!(worker.phase, Phase::Draining { .. }));
         let deadline = now + notice(worker.plan.policy.drain_timeout);
         worker.phase = Phase::Terminated { deadline };
@@ -353,14 +345,14 @@ impl Roster {
 
     /// Any → Killed.
     pub(super) fn kill(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
+        if let Some(worker) = self.get_mut(id) {
             (worker.phase, worker.absent) = (Phase::Killed, None);
         }
     }
 
     /// Its process is gone.
     pub(super) fn bury(&mut self, id: WorkerId) -> Option<Worker> {
-        let worker = self.workers.remove(&id)?;
+        let worker = self.records.remove(id)?;
         let place = (worker.who.pool, worker.who.slot);
         if let Some(ids) = self.places.get_mut(&place) {
             ids.retain(|&other| other != id);
@@ -382,7 +374,7 @@ fn limit_of(plan: &Plan, limit: u32) -> u64 {
 }
 
 /// How long before the end of its drain timeout a worker is sent SIGTERM.
-fn notice(drain_timeout: Duration) -> Duration {
+pub(super) fn notice(drain_timeout: Duration) -> Duration {
     (drain_timeout / 10).min(Duration::from_secs(1))
 }
 

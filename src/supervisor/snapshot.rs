@@ -21,7 +21,7 @@ use super::doors::Door;
 use super::event::Held;
 use super::goal::{Course, Goal, Next, Plan, PoolGoal, Rollout, Tally, Trouble};
 use super::idle::Idle;
-use super::roster::{Phase, Stuck, Worker};
+use super::roster::{Phase, Worker};
 use super::times::{Micros, Times};
 use super::toll::Bill;
 use super::{Edition, Generation, ListenerId, Policy, PoolId, Seat, Slot, Supervisor, WishId};
@@ -120,9 +120,12 @@ pub(super) struct Hired {
     pub(super) handback: bool,
     pub(super) dispatched: u64,
     pub(super) handed_back: u64,
+    pub(super) own_back: u64,
     pub(super) messages: u64,
     pub(super) limit: u64,
     pub(super) stuck: Option<(Micros, u64, bool)>,
+    pub(super) declined: Option<(Option<Micros>, Duration, u64)>,
+    pub(super) closed: BTreeSet<ListenerId>,
     pub(super) is_probed: bool,
     pub(super) has_probe: bool,
     pub(super) probe_at: Option<Micros>,
@@ -155,6 +158,7 @@ pub(super) struct Entrance {
 pub(super) struct Books {
     pub(super) cursor: usize,
     pub(super) held: Vec<Held>,
+    pub(super) silent: Vec<Held>,
     pub(super) returned: usize,
     pub(super) awaits_room: bool,
     pub(super) resting_until: Option<Micros>,
@@ -247,8 +251,11 @@ impl Supervisor {
             chance,
             actions,
             progress_check,
+            // It begins anew.
+            ping_at: _,
             deadline: _,
             revision: _,
+            chosen: _,
         } = self;
         debug_assert!(actions.is_empty(), "orders are outstanding: {actions:?}");
         let (times, mut table) = (Times(now), Table::default());
@@ -332,7 +339,6 @@ fn waiting(Next { wishes, pools }: &Next) -> Waiting {
 }
 
 fn hired(worker: &Worker, times: Times, table: &mut Table) -> Hired {
-    let stuck = worker.stuck;
     Hired {
         who: worker.who,
         seat: worker.seat,
@@ -350,10 +356,12 @@ fn hired(worker: &Worker, times: Times, table: &mut Table) -> Hired {
         handback: worker.handback,
         dispatched: worker.dispatched,
         handed_back: worker.handed_back,
+        own_back: worker.own_back,
         messages: worker.messages,
         limit: worker.limit,
-        stuck: stuck
-            .map(|Stuck { since, progress, suspect }| (times.from(since), progress, suspect)),
+        stuck: worker.stuck.map(|it| (times.from(it.since), it.progress, it.suspect)),
+        declined: worker.declined.map(|it| (it.until.map(|at| times.from(at)), it.pause, it.taken)),
+        closed: worker.closed.clone(),
         is_probed: worker.is_probed,
         has_probe: worker.has_probe,
         probe_at: worker.probe_at.map(|at| times.from(at)),
@@ -363,15 +371,27 @@ fn hired(worker: &Worker, times: Times, table: &mut Table) -> Hired {
 
 fn entrance(door: &Door, times: Times) -> Entrance {
     let Door { pool, attention, starved } = door;
-    let starved = starved.map(|at| times.from(at));
-    Entrance { pool: *pool, attention: *attention, starved }
+    Entrance { pool: *pool, attention: *attention, starved: starved.map(|at| times.from(at)) }
 }
 
 fn books(desk: &Desk, times: Times) -> Books {
-    let Desk { candidates: _, cursor, held, returned, awaits_room, resting_until, accounts } = desk;
+    let Desk {
+        candidates: _,
+        ranks: _,
+        looked_at: _,
+        has_decliners: _,
+        cursor,
+        held,
+        silent,
+        returned,
+        awaits_room,
+        resting_until,
+        accounts,
+    } = desk;
     Books {
         cursor: *cursor,
         held: held.iter().copied().collect(),
+        silent: silent.values().copied().collect(),
         returned: *returned,
         awaits_room: *awaits_room,
         resting_until: resting_until.map(|at| times.from(at)),

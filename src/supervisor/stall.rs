@@ -5,17 +5,30 @@
 //! life it gets nothing more. After the pool's watchdog time it is killed. A worker for which nothing waits is
 //! idle, not stuck, and a handler may take as long as it likes: neither is looked at. So the clock
 //! for this only runs while something waits.
+//!
+//! Who accepts by itself is sent nothing as a rule, and one that has stopped accepting is not missed:
+//! the others take its share. But its clients are. So it is sent a PING twice in its watchdog time,
+//! which it has to receive like anything else.
 
 use std::time::{Duration, Instant};
 
 use super::action::{Action, Record};
-use super::roster::Stuck;
+use super::roster::Worker;
 use super::{Board, PoolId, Supervisor, WorkerId};
 
 /// How long connections may wait untaken before others get them.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often progress is compared while something waits.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Since when a worker takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stuck {
+    pub(super) since: Instant,
+    pub(super) progress: u64,
+    /// Its queue was read back; it gets nothing new until it shows life.
+    pub(super) suspect: bool,
+}
 
 impl Supervisor {
     /// Something was sent: look at the receivers after a while.
@@ -24,6 +37,35 @@ impl Supervisor {
             self.progress_check = Some(now + INTERVAL);
             self.refresh_deadline();
         }
+    }
+
+    /// Those who accept by themselves are to be asked now and then whether they live.
+    pub(super) fn watch_accepting(&mut self, now: Instant) {
+        if self.ping_at.is_none() {
+            self.ping_at = self.ping_interval().map(|interval| now + interval);
+            self.refresh_deadline();
+        }
+    }
+
+    fn ping_interval(&self) -> Option<Duration> {
+        let accepting = self.roster.iter().filter(|it| it.is_at_work() && it.plan.policy.admits());
+        accepting.filter_map(|it| it.plan.policy.watchdog).min().map(|limit| limit / 2)
+    }
+
+    /// Asks them, if it is time. For whom something waits already, that is question enough.
+    pub(super) fn ping_accepting(&mut self, now: Instant, board: &impl Board) {
+        if self.ping_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.ping_at = None;
+        let is_asked = |it: &&Worker| {
+            let policy = &it.plan.policy;
+            let is_silent = || it.untaken_messages(board.counts(it.who.pool, it.seat)) == 0;
+            it.is_at_work() && policy.admits() && policy.watchdog.is_some() && is_silent()
+        };
+        let asked = self.roster.iter().filter(is_asked).map(|it| it.who.worker);
+        self.actions
+            .extend(asked.collect::<Vec<_>>().into_iter().map(|worker| Action::Ping { worker }));
     }
 
     /// Compares every receiver's progress with the last look.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::goal::{Course, PoolGoal};
-use super::roster::Phase;
-use super::{Accounts, Board, Generation, Life, PoolId, Slot, Supervisor, WorkerId};
+use super::roster::{Phase, Worker, notice};
+use super::{
+    Accept, Accounts, Board, Generation, Life, Policy, PoolId, Slot, Supervisor, WorkerId,
+};
 
 /// Everything about the service at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Progress {
     pub pools: Vec<PoolProgress>,
     /// Why it goes back.
     pub going_back: Option<String>,
+    /// It is none, but the way to where everything was before the master was killed.
+    pub is_resuming: bool,
 }
 
 /// How far a rollout is in one pool.
@@ -63,10 +67,16 @@ pub struct PoolStatus {
     pub good: Option<Generation>,
     /// Why nothing more is started.
     pub gave_up: Option<String>,
+    /// Who accepts its connections.
+    pub accept: Accept,
+    /// What becomes of its connections is known.
+    pub is_seen: bool,
     /// Where its connections have gone, workers that are gone included.
     pub accounts: Accounts,
-    /// Connections that came back and wait for a worker.
+    /// Connections that wait in the master: for a worker, or for their first byte.
     pub held: u64,
+    /// Of these, the ones whose clients have said nothing yet.
+    pub silent: u64,
     /// Connections in the hand of its workers.
     pub in_hand: u64,
     /// Its workers, by slot.
@@ -86,10 +96,12 @@ pub struct WorkerStatus {
     pub phase: PhaseName,
     /// For how long it has served.
     pub serving_for: Option<Duration>,
-    /// Connections it was sent, less those read back.
+    /// Connections it was sent, less those read back, and those it accepted by itself.
     pub dispatched: u64,
     /// Connections it has.
     pub in_hand: u64,
+    /// How long it has until it is sent SIGKILL, if it is leaving.
+    pub cut_in: Option<Duration>,
     /// It takes nothing while connections wait.
     pub is_stuck: bool,
 }
@@ -174,7 +186,8 @@ impl Supervisor {
             Course::Back { why } => Some(why.clone()),
             Course::Boot | Course::Resume | Course::Forward => None,
         };
-        Some(Progress { generation: rollout.generation, done, total, pools, going_back })
+        let (generation, is_resuming) = (rollout.generation, rollout.course == Course::Resume);
+        Some(Progress { generation, done, total, pools, going_back, is_resuming })
     }
 
     fn pool_status(&self, pool: PoolId, now: Instant, board: &impl Board) -> PoolStatus {
@@ -186,6 +199,7 @@ impl Supervisor {
             let hand = worker.hand(board.counts(pool, worker.seat));
             in_hand += hand.in_hand;
             accounts.finished += hand.finished;
+            accounts.accepted += hand.accepted;
             let (phase, serving_for) = match worker.phase() {
                 _ if worker.is_absent() => (PhaseName::Absent, None),
                 Phase::Starting { .. } | Phase::Probing { .. } => (PhaseName::Starting, None),
@@ -201,8 +215,9 @@ impl Supervisor {
                 generation: worker.who.generation,
                 phase,
                 serving_for,
-                dispatched: worker.dispatched,
+                dispatched: worker.dispatched + hand.accepted,
                 in_hand: hand.in_hand,
+                cut_in: cut_at(worker).map(|at| at.saturating_duration_since(now)),
                 is_stuck: worker.stuck.is_some_and(|stuck| stuck.suspect),
             });
         }
@@ -215,10 +230,24 @@ impl Supervisor {
             generation: goal.wanted.as_ref().map(|plan| plan.generation),
             good: goal.good.as_ref().map(|plan| plan.generation),
             gave_up: goal.gave_up().map(str::to_owned),
+            accept: goal.policy().map(|policy| policy.accept).unwrap_or_default(),
+            is_seen: goal.policy().is_none_or(Policy::is_seen),
             accounts,
             held: self.held(pool),
+            silent: self.silent(pool) as u64,
             in_hand,
             workers,
+        }
+    }
+}
+
+/// When it is sent SIGKILL, if it is leaving.
+fn cut_at(worker: &Worker) -> Option<Instant> {
+    match worker.phase() {
+        Phase::Draining { deadline } => Some(deadline + notice(worker.plan.policy.drain_timeout)),
+        Phase::Terminated { deadline } => Some(deadline),
+        Phase::Starting { .. } | Phase::Probing { .. } | Phase::Serving { .. } | Phase::Killed => {
+            None
         }
     }
 }

@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 /// µs from the moment of the snapshot on; what was before it is negative.
-pub(super) type Micros = i64;
+pub type Micros = i64;
 
 /// Moments as distances, and back.
 #[derive(Clone, Copy)]
-pub(super) struct Times(pub(super) Instant);
+pub struct Times(pub Instant);
 
 impl Times {
-    pub(super) fn from(self, at: Instant) -> Micros {
+    /// Its distance from this one.
+    pub fn from(self, at: Instant) -> Micros {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
         match at.checked_duration_since(self.0) {
             Some(after) => micros(after),
@@ -19,7 +20,7 @@ impl Times {
     }
 
     /// What no clock can express is now.
-    pub(super) fn to(self, at: Micros) -> Instant {
+    pub fn to(self, at: Micros) -> Instant {
         let distance = Duration::from_micros(at.unsigned_abs());
         let there =
             if at < 0 { self.0.checked_sub(distance) } else { self.0.checked_add(distance) };

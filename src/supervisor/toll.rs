@@ -22,6 +22,8 @@ pub struct Toll {
     pub redispatched: u64,
     /// In the hand of a worker at its end, or lost on the way back.
     pub cut: u64,
+    /// Workers that accepted by themselves and counted nothing: what they had in hand at their end is not known.
+    pub unseen: u64,
 }
 
 /// A toll that is still counted.
@@ -97,6 +99,7 @@ impl Supervisor {
         if let Some(bill) = bill {
             bill.toll.cut += cut;
             bill.toll.redispatched += saved;
+            bill.toll.unseen += u64::from(!worker.plan.policy.is_seen());
             bill.leaving = bill.leaving.saturating_sub(1);
         }
     }

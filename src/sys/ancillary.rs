@@ -49,8 +49,39 @@ struct Control([u8; 64]);
 /// # Errors
 /// Any error of `recvmsg(2)` other than would-block, interruption and reset.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket, buffer, 0)
+}
+
+/// Looks at the first message without taking it, with copies of its descriptors. What is swallowed
+/// is only missing from the copies.
+///
+/// # Errors
+/// As [`receive`].
+#[cfg(feature = "daemon")]
+pub fn look(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket, buffer, libc::MSG_PEEK)
+}
+
+/// Takes the first message and closes what came with it. It needs no free descriptor.
+///
+/// # Errors
+/// As [`receive`]; `WouldBlock` when nothing is there.
+#[cfg(feature = "daemon")]
+pub fn skip(socket: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::errno::Errno;
+    use nix::sys::socket::{MsgFlags, recv};
     loop {
-        match receive_once(socket, buffer) {
+        match recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> io::Result<Received> {
+    loop {
+        match receive_once(socket, buffer, flags) {
             Ok(received) => return Ok(received),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => return Ok(Received::Empty),
@@ -61,7 +92,31 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
     }
 }
 
-fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8], asked: i32) -> io::Result<Received> {
+    let Raw { count, descriptors, flags, .. } = receive_raw(socket, buffer, asked)?;
+    let mut descriptors = descriptors.into_iter();
+    let (descriptor, second, third) = (descriptors.next(), descriptors.next(), descriptors.next());
+    let swallowed = flags & libc::MSG_CTRUNC != 0;
+    if count == 0 && descriptor.is_none() && !swallowed {
+        return Ok(Received::Closed);
+    }
+    Ok(Received::Message { len: count, descriptor, second, third, swallowed })
+}
+
+/// What `recvmsg(2)` brought.
+pub(super) struct Raw {
+    pub(super) count: usize,
+    descriptors: Vec<OwnedFd>,
+    #[cfg_attr(not(feature = "daemon"), expect(dead_code, reason = "only the master asks"))]
+    pub(super) sender: Option<u32>,
+    pub(super) flags: libc::c_int,
+}
+
+pub(super) fn receive_raw(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    asked: i32,
+) -> io::Result<Raw> {
     let mut control = Control([0; 64]);
     let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: an all-zero msghdr is a valid one.
@@ -70,32 +125,30 @@ fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Receive
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     // SAFETY: CMSG_SPACE only computes.
-    let space = unsafe { libc::CMSG_SPACE((DESCRIPTORS_MAX * mem::size_of::<i32>()) as u32) };
-    header.msg_controllen = (space as usize).min(control.0.len()) as _;
+    let rights = unsafe { libc::CMSG_SPACE((DESCRIPTORS_MAX * mem::size_of::<i32>()) as u32) };
+    // SAFETY: as above.
+    let names = unsafe { libc::CMSG_SPACE(mem::size_of::<libc::ucred>() as u32) };
+    header.msg_controllen = ((rights + names) as usize).min(control.0.len()) as _;
     // SAFETY: the header points to a live buffer and a live, aligned control area of the lengths
     // given, both of which outlive the call.
     let count = unsafe {
         libc::recvmsg(
             socket.as_raw_fd(),
             &raw mut header,
-            libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC,
+            libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | asked,
         )
     };
     if count < 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut descriptors = adopt(&header).into_iter();
-    let (descriptor, second, third) = (descriptors.next(), descriptors.next(), descriptors.next());
-    let swallowed = header.msg_flags & libc::MSG_CTRUNC != 0;
-    if count == 0 && descriptor.is_none() && !swallowed {
-        return Ok(Received::Closed);
-    }
-    Ok(Received::Message { len: count as usize, descriptor, second, third, swallowed })
+    let (descriptors, sender) = adopt(&header);
+    Ok(Raw { count: count as usize, descriptors, sender, flags: header.msg_flags })
 }
 
-/// Takes ownership of every descriptor in the control area, so that none can leak.
-fn adopt(header: &libc::msghdr) -> Vec<OwnedFd> {
-    let mut descriptors = Vec::new();
+/// Takes ownership of every descriptor in the control area, so that none can leak; and reads who sent
+/// the message, where that is said.
+fn adopt(header: &libc::msghdr) -> (Vec<OwnedFd>, Option<u32>) {
+    let (mut descriptors, mut sender) = (Vec::new(), None);
     // SAFETY: the header and its control area are as the kernel left them; CMSG_* walk them within
     // msg_controllen.
     let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
@@ -103,19 +156,26 @@ fn adopt(header: &libc::msghdr) -> Vec<OwnedFd> {
         // SAFETY: not null, so it points to a complete control message header.
         let (level, kind, length) =
             unsafe { ((*message).cmsg_level, (*message).cmsg_type, (*message).cmsg_len as usize) };
+        // SAFETY: CMSG_LEN only computes; CMSG_DATA stays within the message.
+        let (start, data) = unsafe { (libc::CMSG_LEN(0) as usize, libc::CMSG_DATA(message)) };
+        let length = length.saturating_sub(start);
         if level == libc::SOL_SOCKET && kind == libc::SCM_RIGHTS {
-            // SAFETY: CMSG_LEN only computes; CMSG_DATA stays within the message.
-            let (start, data) =
-                unsafe { (libc::CMSG_LEN(0) as usize, libc::CMSG_DATA(message).cast::<i32>()) };
-            for index in 0..length.saturating_sub(start) / mem::size_of::<i32>() {
+            let data = data.cast::<i32>();
+            for index in 0..length / mem::size_of::<i32>() {
                 // SAFETY: the kernel wrote that many descriptors, each new and ours alone.
                 descriptors.push(unsafe { OwnedFd::from_raw_fd(data.add(index).read_unaligned()) });
             }
         }
+        let is_whole = length >= mem::size_of::<libc::ucred>();
+        if level == libc::SOL_SOCKET && kind == libc::SCM_CREDENTIALS && is_whole {
+            // SAFETY: the kernel wrote a whole `ucred` there.
+            let credentials = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+            sender = u32::try_from(credentials.pid).ok();
+        }
         // SAFETY: as for CMSG_FIRSTHDR.
         message = unsafe { libc::CMSG_NXTHDR(header, message) };
     }
-    descriptors
+    (descriptors, sender)
 }
 
 /// Sends one message without blocking and without SIGPIPE.
@@ -168,6 +228,32 @@ fn send_all(socket: BorrowedFd<'_>, message: &[u8], numbers: &[i32]) -> io::Resu
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &slices, &control, flags, None) {
             Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sends the beginning of `bytes` into a stream, as much as there is room for, with a copy of
+/// `descriptor` if there is one, without blocking and without SIGPIPE. The bytes that were sent.
+///
+/// # Errors
+/// As [`send_with`]; `EPIPE` when the other end is closed. Nothing was sent then.
+#[cfg(feature = "daemon")]
+pub fn send_part(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<usize> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let numbers: Vec<i32> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let rights = if numbers.is_empty() { &rights[..0] } else { &rights[..] };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let parts = [io::IoSlice::new(bytes)];
+    loop {
+        match sendmsg::<()>(socket.as_raw_fd(), &parts, rights, flags, None) {
+            Ok(count) => return Ok(count),
             Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -237,9 +323,11 @@ impl Sender {
         second: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
         use sendfd::SendWithFd;
-        let numbers = numbers(descriptor, second);
+        let first = descriptor.as_raw_fd();
+        let numbers = second.map_or([first; 2], |second| [first, second.as_raw_fd()]);
+        let numbers = &numbers[..1 + usize::from(second.is_some())];
         loop {
-            match self.0.send_with_fd(message, &numbers) {
+            match self.0.send_with_fd(message, numbers) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -325,6 +413,38 @@ mod tests {
             other @ (Received::Empty | Received::Closed) => panic!("{other:?}"),
         }
         assert!(matches!(receive(a.as_fd(), &mut buffer).unwrap(), Received::Closed));
+    }
+
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn what_is_looked_at_stays_and_what_is_skipped_is_closed() {
+        let (a, b) = pair();
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let inode = |fd: &OwnedFd| nix::sys::stat::fstat(fd).unwrap().st_ino;
+        let expected = inode(&write);
+        send_with(a.as_fd(), b"first", write.as_fd(), None).unwrap();
+        send(a.as_fd(), b"second").unwrap();
+        drop(write);
+        let mut buffer = [0; 16];
+        for _ in 0..2 {
+            match look(b.as_fd(), &mut buffer).unwrap() {
+                Received::Message { len: 5, descriptor: Some(copy), second: None, .. } => {
+                    assert_eq!((&buffer[..5], inode(&copy)), (b"first".as_slice(), expected));
+                    let flags = nix::fcntl::fcntl(&copy, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+                    assert_eq!(flags, libc::FD_CLOEXEC);
+                }
+                other @ (Received::Message { .. } | Received::Empty | Received::Closed) => {
+                    panic!("{other:?}")
+                }
+            }
+        }
+        skip(b.as_fd()).unwrap();
+        let mut byte = [0];
+        assert_eq!(nix::unistd::read(&read, &mut byte), Ok(0), "nobody holds its other end");
+        let second = look(b.as_fd(), &mut buffer).unwrap();
+        assert!(matches!(second, Received::Message { len: 6, descriptor: None, .. }), "{second:?}");
+        skip(b.as_fd()).unwrap();
+        assert_eq!(skip(b.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[cfg(feature = "daemon")]

@@ -1,8 +1,8 @@
-//! Listening sockets: bind, check, accept.
+//! Listening sockets: bind, check, close.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -129,7 +129,8 @@ fn open(
     Ok(socket)
 }
 
-/// Checks that an inherited socket is a listening stream socket, and makes it non-blocking.
+/// Checks that an inherited socket is a listening stream socket. Whether it blocks is left as it is:
+/// workers may be accepting there.
 ///
 /// # Errors
 /// `InvalidInput` with what it is instead; else those of the system calls.
@@ -143,7 +144,7 @@ pub fn check_listening(socket: &OwnedFd) -> io::Result<()> {
     if !getsockopt(socket, AcceptConn)? {
         return wrong("is one client's connection, not a listening socket; set Accept=no");
     }
-    set_nonblocking(socket.as_fd())
+    Ok(())
 }
 
 /// Listens for packets (SOCK_SEQPACKET) on a path, which appears with its mode, and when everything
@@ -238,6 +239,18 @@ pub fn set_nonblocking(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets or clears O_NONBLOCK on the open file that `socket` refers to, for everybody who has it.
+///
+/// # Errors
+/// Those of `fcntl(2)`.
+pub fn set_blocking(socket: &OwnedFd, blocks: bool) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let mut flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    flags.set(OFlag::O_NONBLOCK, !blocks);
+    fcntl(socket, FcntlArg::F_SETFL(flags))?;
+    Ok(())
+}
+
 /// Where a socket listens.
 #[must_use]
 pub fn local(socket: BorrowedFd<'_>) -> Local {
@@ -257,55 +270,6 @@ pub fn local(socket: BorrowedFd<'_>) -> Local {
             (None, None) => Local::Other,
         },
         None => Local::Other,
-    }
-}
-
-/// What accepting brought.
-#[derive(Debug)]
-pub enum Accepted {
-    /// A client, non-blocking and close-on-exec.
-    Client(OwnedFd),
-    /// Nobody waits.
-    Nobody,
-    /// This client is gone already; the next may be there.
-    Gone,
-    /// The process or the system has no descriptor or memory left.
-    Exhausted(io::Error),
-}
-
-/// Accepts one client.
-///
-/// # Errors
-/// Those of `accept4(2)` that say that the listener itself is unusable.
-pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Accepted> {
-    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: no address is asked for; the descriptor is borrowed and therefore open.
-    let result = unsafe {
-        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags)
-    };
-    if result >= 0 {
-        // SAFETY: new, and ours alone.
-        return Ok(Accepted::Client(unsafe { OwnedFd::from_raw_fd(result) }));
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        Some(libc::EAGAIN) => Ok(Accepted::Nobody),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-            Ok(Accepted::Exhausted(error))
-        }
-        // accept(2): errors that are already pending on the new connection are passed on here.
-        Some(
-            libc::ECONNABORTED
-            | libc::EINTR
-            | libc::EPROTO
-            | libc::ENOPROTOOPT
-            | libc::ENETDOWN
-            | libc::ENETUNREACH
-            | libc::EHOSTDOWN
-            | libc::EHOSTUNREACH
-            | libc::ENONET,
-        ) => Ok(Accepted::Gone),
-        _ => Err(error),
     }
 }
 
@@ -336,6 +300,7 @@ mod tests {
     use std::net::TcpStream;
     use std::time::Duration;
 
+    use super::super::accept::{Accepted, accept};
     use super::*;
 
     #[test]
@@ -351,8 +316,10 @@ mod tests {
             early.write_all(b"hello").unwrap();
             let late = TcpStream::connect_timeout(&place, Duration::from_millis(300));
             assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut, "it is not even refused");
-            let Ok(Accepted::Client(client)) = accept(listener.as_fd()) else { panic!("nobody") };
-            assert!(matches!(accept(listener.as_fd()), Ok(Accepted::Nobody)));
+            let Ok(Accepted::Client(client)) = accept(listener.as_fd(), false) else {
+                panic!("nobody")
+            };
+            assert!(matches!(accept(listener.as_fd(), false), Ok(Accepted::Nobody)));
             drop(listener);
             let mut client = TcpStream::from(client);
             client.set_nonblocking(false).unwrap();

@@ -7,11 +7,7 @@
 //! A master that comes after one that was killed finds workers that are not its children. A process is
 //! known for certain by its number together with the moment of its start, which is looked up after
 //! the pidfd was opened; that it has ended is told by its pidfd, how it ended is not.
-//!
-//! nix's `waitid` answers EINVAL for a child that a real-time signal killed, and so never lets go
-//! of it; hence one of our own, which takes every number.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -20,10 +16,14 @@ use std::process::Command;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, killpg, signal, sigprocmask};
-use nix::unistd::{Gid, Pid, Uid, setgroups, setpgid, setresgid, setresuid};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
+pub use super::child::{Identity, Preparation};
 use super::exec::Image;
+use super::place::Placed;
+use super::reap::{Then, Which, ended};
+use super::step;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,15 @@ pub enum Ending {
 
 /// A signal by its number; real-time signals have no name, and nix's [`Signal`] has none of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AnySignal(i32);
+pub struct AnySignal(pub(super) i32);
+
+impl AnySignal {
+    /// The signal of this number. One that there is none of is refused when it is sent.
+    #[must_use]
+    pub fn numbered(number: i32) -> AnySignal {
+        AnySignal(number)
+    }
+}
 
 impl fmt::Display for AnySignal {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,32 +55,6 @@ impl fmt::Display for AnySignal {
             Err(_) => write!(to, "signal {}", self.0),
         }
     }
-}
-
-/// What a child does between fork and exec.
-#[derive(Debug, Default)]
-pub struct Preparation {
-    /// Descriptors that the program inherits under their numbers.
-    pub keep: Vec<OwnedFd>,
-    /// The working directory.
-    pub directory: Option<OwnedFd>,
-    /// User, group and supplementary groups to become.
-    pub identity: Option<Identity>,
-    /// Signals that the program starts with ignored.
-    pub ignore: Vec<Signal>,
-    /// What the program is told that it is called; `None`: its path.
-    pub name: Option<OsString>,
-}
-
-/// A user to become. Supplementary groups, group, then user: the order that leaves nothing behind.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Identity {
-    /// User id.
-    pub user: u32,
-    /// Primary group id.
-    pub group: u32,
-    /// Supplementary group ids, complete.
-    pub groups: Vec<u32>,
 }
 
 /// A started process.
@@ -90,43 +72,23 @@ impl Process {
     /// program is a path, and its environment what it sets, no more.
     ///
     /// # Errors
-    /// Those of fork, of any step of the preparation, and of `execve(2)` (`NotFound`: no such
-    /// program).
-    pub fn start(mut command: Command, preparation: Preparation) -> io::Result<Process> {
-        let Preparation { keep, directory, identity, ignore, name } = preparation;
-        let image = Image::new(&command, name)?;
-        let groups: Option<Vec<Gid>> = identity
-            .as_ref()
-            .map(|identity| identity.groups.iter().copied().map(Gid::from_raw).collect());
+    /// Those of fork and of `execve(2)` (`NotFound`: no such program); a [`super::step::Failure`],
+    /// when a step of the preparation failed.
+    pub fn start(mut command: Command, mut preparation: Preparation) -> io::Result<Process> {
+        let name = preparation.name.take();
+        let mut image = Image::new(&command, name)?;
+        let place = Placed::new(&preparation.place)?;
+        let fillers = place.fill_gaps()?;
+        let hold = std::mem::take(&mut preparation.hold);
         let prepare = move || {
-            setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-            for &which in &ignore {
-                // SAFETY: only the disposition "ignore" is set, no handler.
-                unsafe { signal(which, SigHandler::SigIgn)? };
-            }
-            if let Some(directory) = &directory {
-                nix::unistd::fchdir(directory)?;
-            }
-            for descriptor in &keep {
-                // SAFETY: clears close-on-exec of a descriptor that this closure owns.
-                if unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFD, 0) } < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
-            if let (Some(identity), Some(groups)) = (&identity, &groups) {
-                let (user, group) = (Uid::from_raw(identity.user), Gid::from_raw(identity.group));
-                clear_ambient_capabilities()?;
-                setgroups(groups)?;
-                setresgid(group, group, group)?;
-                setresuid(user, user, user)?;
-            }
+            preparation.carry_out(&place)?;
             Err(image.become_it())
         };
         // SAFETY: the closure makes async-signal-safe system calls only; everything that it needs
         // was allocated before the fork.
         unsafe { command.pre_exec(prepare) };
-        let child = command.spawn()?;
+        let child = command.spawn().map_err(step::told)?;
+        drop((fillers, hold));
         let id = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         // A child that is not reaped keeps its number, so this opens the right process.
         match open_pidfd(id) {
@@ -191,6 +153,48 @@ impl Process {
         Ok(killpg(self.id, which)?)
     }
 
+    /// The same process once more.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Process> {
+        let Process { id, begun, is_child, .. } = *self;
+        Ok(Process { id, pidfd: self.pidfd.try_clone()?, begun, is_child })
+    }
+
+    /// Sends a signal to this process alone.
+    ///
+    /// # Errors
+    /// Those of `pidfd_send_signal(2)`: `ESRCH` when it has ended.
+    pub fn signal(&self, which: AnySignal) -> io::Result<()> {
+        send_signal(&self.pidfd, which.0)
+    }
+
+    /// Whether it has ended, reaped or not.
+    ///
+    /// # Errors
+    /// Those of `poll(2)`.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        has_ended(&self.pidfd)
+    }
+
+    /// A duplicate of the descriptor that it has under this number.
+    ///
+    /// # Errors
+    /// Those of `pidfd_getfd(2)`: `EPERM` where ptrace(2) would not be allowed, `ENOSYS` before
+    /// Linux 5.6.
+    pub fn fetch(&self, number: i32) -> io::Result<OwnedFd> {
+        // SAFETY: a live descriptor and plain numbers.
+        let result =
+            unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.pidfd.as_raw_fd(), number, 0) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let number = i32::try_from(result).map_err(io::Error::other)?;
+        // SAFETY: new, close-on-exec, and ours alone.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+
     /// How it ended, if it did; kills what is left of its group and releases its number.
     ///
     /// # Errors
@@ -203,16 +207,10 @@ impl Process {
         if ended(this, Then::Leave)?.is_none() {
             return Ok(None);
         }
-        match killpg(self.id, Signal::SIGKILL) {
-            // EPERM: only processes of other users are left in the group.
-            Ok(()) | Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EPERM) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.kill_rest()?;
         Ok(ended(this, Then::Release)?.map(|(_, ending)| ending))
     }
-}
 
-impl Process {
     /// Whether a process that is not our child has ended; kills what is left of its group.
     fn bury_stranger(&self) -> io::Result<Option<Ending>> {
         if !has_ended(&self.pidfd)? {
@@ -220,12 +218,18 @@ impl Process {
         }
         // A number is not given away while a group bears it. Where it has been, the group was empty.
         if begun(self.id).is_none_or(|now| now == self.begun) {
-            match killpg(self.id, Signal::SIGKILL) {
-                Ok(()) | Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EPERM) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.kill_rest()?;
         }
         Ok(Some(Ending::Unknown))
+    }
+
+    /// Kills what is left of its group.
+    fn kill_rest(&self) -> io::Result<()> {
+        match killpg(self.id, Signal::SIGKILL) {
+            // EPERM: only processes of other users are left in the group.
+            Ok(()) | Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EPERM) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -241,12 +245,9 @@ fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
     }
 }
 
-/// When a process was started (proc_pid_stat(5), field 22).
+/// When a process was started.
 fn begun(id: Pid) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The second field is the program's name in brackets, whatever that contains.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    super::family::look(id.as_raw().unsigned_abs()).map(|it| it.begun)
 }
 
 impl AsFd for Process {
@@ -275,65 +276,6 @@ fn open_pidfd(id: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Ambient capabilities are kept by a change between users that are not root, and by exec.
-fn clear_ambient_capabilities() -> io::Result<()> {
-    let (clear, none): (libc::c_ulong, libc::c_ulong) = (libc::PR_CAP_AMBIENT_CLEAR_ALL as _, 0);
-    // SAFETY: plain numbers.
-    if unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, none, none, none) } == 0 {
-        return Ok(());
-    }
-    match io::Error::last_os_error() {
-        // The kernel is older than they are.
-        error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        error => Err(error),
-    }
-}
-
-/// Children to ask after.
-#[derive(Clone, Copy)]
-enum Which<'a> {
-    Any,
-    Process(BorrowedFd<'a>),
-    Numbered(Pid),
-}
-
-/// What becomes of an ended child once it was looked at.
-#[derive(Clone, Copy)]
-enum Then {
-    /// It keeps its number and can be looked at again.
-    Leave,
-    /// Its number is given away.
-    Release,
-}
-
-/// A child that has ended, if one of these has, and how. Does not wait.
-fn ended(which: Which<'_>, then: Then) -> io::Result<Option<(Pid, Ending)>> {
-    let (kind, number) = match which {
-        Which::Any => (libc::P_ALL, 0),
-        Which::Process(pidfd) => (libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs()),
-        Which::Numbered(id) => (libc::P_PID, id.as_raw().unsigned_abs()),
-    };
-    let flags = match then {
-        Then::Leave => libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
-        Then::Release => libc::WEXITED | libc::WNOHANG,
-    };
-    // SAFETY: all zeroes are a valid siginfo_t, and mean that nobody has ended.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` outlives the call; the rest is plain numbers.
-    if unsafe { libc::waitid(kind, number, &raw mut info, flags) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: either still zero or filled in by waitid, which knows these two fields.
-    let (id, status) = unsafe { (info.si_pid(), info.si_status()) };
-    let ending = match info.si_code {
-        libc::CLD_EXITED => Ending::Status(status),
-        libc::CLD_KILLED | libc::CLD_DUMPED => Ending::Signal(AnySignal(status)),
-        // Nobody: the flags ask for no other kind of news.
-        _ => return Ok(None),
-    };
-    Ok(Some((Pid::from_raw(id), ending)))
-}
-
 /// Ends a process that is not ours: SIGKILL, and waits until it is gone. `is_meant` is asked once the
 /// number can mean no other process any more.
 ///
@@ -349,16 +291,21 @@ pub fn end(id: u32, is_meant: impl FnOnce() -> bool) -> io::Result<()> {
     if !is_meant() {
         return Ok(());
     }
+    match send_signal(&pidfd, libc::SIGKILL) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    super::socket::wait_readable(&[pidfd.as_fd()], None)
+}
+
+fn send_signal(pidfd: &OwnedFd, which: i32) -> io::Result<()> {
     // SAFETY: a live descriptor, plain numbers, and no siginfo.
     let sent = unsafe {
         let none = std::ptr::null::<libc::siginfo_t>();
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0)
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), which, none, 0)
     };
-    if sent < 0 {
-        let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) };
-    }
-    super::socket::wait_readable(&[pidfd.as_fd()], None)
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Makes orphans of our workers ours, so that none is lost to view (without systemd, whose cgroup
@@ -370,28 +317,12 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// Reaps ended children that are nobody's, up to the first that `is_known`.
-///
-/// # Errors
-/// Those of `waitid(2)`.
-pub fn reap_strangers(is_known: impl Fn(u32) -> bool) -> io::Result<()> {
-    loop {
-        match ended(Which::Any, Then::Leave) {
-            Ok(Some((id, _))) if !is_known(id.as_raw().unsigned_abs()) => {
-                ended(Which::Numbered(id), Then::Release)?;
-            }
-            Ok(_) => return Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::sys::reap::reap_strangers;
     use crate::sys::socket::wait_readable;
 
     /// Set in a process of its own, for what concerns all of a process.
@@ -490,8 +421,14 @@ mod tests {
             let pidfd = open_pidfd(Pid::from_raw(i32::try_from(stranger.id()).unwrap())).unwrap();
             wait_readable(&[pidfd.as_fd()], Some(Duration::from_secs(20))).unwrap();
             let this = Which::Process(pidfd.as_fd());
+            let mut other = shell("exit 0").spawn().unwrap();
+            while super::super::family::look(other.id()).is_some_and(|it| !it.is_over) {
+                std::thread::yield_now();
+            }
             reap_strangers(|id| id == stranger.id()).unwrap();
             assert!(ended(this, Then::Leave).unwrap().is_some(), "it is known, and left");
+            let error = other.wait().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ECHILD), "one behind it is left");
             reap_strangers(|_| false).unwrap();
             let error = stranger.wait().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ECHILD), "{script}: a zombie is left");

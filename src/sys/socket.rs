@@ -8,10 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr,
-    connect, getsockname, getsockopt, recv, shutdown, socket, sockopt,
+    connect, getpeername, getsockname, getsockopt, recv, shutdown, socket, sockopt,
 };
 
 /// The stream sockets that a client can come by.
@@ -28,6 +29,10 @@ pub enum Family {
 /// # Errors
 /// `InvalidData` when it is no stream socket of these families, else those of the system calls.
 pub fn family_of(socket: BorrowedFd<'_>) -> io::Result<Family> {
+    // One question is enough for most: TCP is a stream of these families.
+    if protocol_of(socket) == Some(libc::IPPROTO_TCP) {
+        return Ok(Family::Tcp);
+    }
     let kind = getsockopt(&socket, sockopt::SockType)?;
     let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
     match (kind, name.family()) {
@@ -39,6 +44,41 @@ pub fn family_of(socket: BorrowedFd<'_>) -> io::Result<Family> {
     }
 }
 
+/// The protocol of a socket, as in `/etc/protocols` (socket(7), SO_PROTOCOL).
+fn protocol_of(socket: BorrowedFd<'_>) -> Option<libc::c_int> {
+    let mut protocol: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).ok()?;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_PROTOCOL);
+    // SAFETY: the descriptor is borrowed and therefore open; both pointers are to locals, of the length
+    // that is said.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_mut(&mut protocol).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(protocol)
+}
+
+/// The address of the client of the socket with this number, as text: `127.0.0.1:4711`, a path, `@name`,
+/// or `unix` where it has no name. `None`: it has gone, or this is no such socket.
+#[must_use]
+pub fn peer_of(number: i32) -> Option<String> {
+    let name: SockaddrStorage = getpeername(number).ok()?;
+    let Some(unix) = name.as_unix_addr() else {
+        let is_tcp = name.as_sockaddr_in().is_some() || name.as_sockaddr_in6().is_some();
+        return is_tcp.then(|| name.to_string());
+    };
+    Some(match (unix.path(), unix.as_abstract()) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(name)) => format!("@{}", String::from_utf8_lossy(name)),
+        (None, None) => "unix".to_owned(),
+    })
+}
+
 /// Whether it is a connected Unix socket for packets (SOCK_SEQPACKET), as the ends of a channel are.
 #[cfg(feature = "daemon")]
 #[must_use]
@@ -46,6 +86,12 @@ pub fn is_channel(socket: BorrowedFd<'_>) -> bool {
     let kind = getsockopt(&socket, sockopt::SockType);
     let listens = getsockopt(&socket, sockopt::AcceptConn);
     kind == Ok(SockType::SeqPacket) && listens == Ok(false)
+}
+
+/// By which a socket is known again, whoever holds it: its inode. 0: it cannot be told.
+#[must_use]
+pub fn identity_of(socket: BorrowedFd<'_>) -> u64 {
+    nix::sys::stat::fstat(socket).map_or(0, |it| it.st_ino)
 }
 
 /// What a read would find.
@@ -88,18 +134,24 @@ pub fn await_bytes(socket: BorrowedFd<'_>) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Open<T: AsFd> {
     socket: T,
-    is_given_away: bool,
+    /// To close it is enough, or all that may be done.
+    is_only_closed: bool,
 }
 
 impl<T: AsFd> Open<T> {
     /// Takes charge of a socket.
     pub fn new(socket: T) -> Open<T> {
-        Open { socket, is_given_away: false }
+        Open { socket, is_only_closed: false }
+    }
+
+    /// One that no other process holds: to close it is enough.
+    pub fn alone(socket: T) -> Open<T> {
+        Open { socket, is_only_closed: true }
     }
 
     /// Another process has it now: closing it here must not end it.
     pub fn give_away(&mut self) {
-        self.is_given_away = true;
+        self.is_only_closed = true;
     }
 }
 
@@ -119,7 +171,7 @@ impl<T: AsFd> DerefMut for Open<T> {
 
 impl<T: AsFd> Drop for Open<T> {
     fn drop(&mut self) {
-        if !self.is_given_away {
+        if !self.is_only_closed {
             // It fails when the client has ended it already.
             let _ = shutdown(self.socket.as_fd().as_raw_fd(), Shutdown::Both);
         }

@@ -1,6 +1,9 @@
-//! How many bytes have been written to a TCP socket since it was accepted, as the kernel counted.
+//! What only TCP knows: how many bytes have been written to a socket since it was accepted, as the kernel
+//! counted; and that nobody is to be accepted before his first byte.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::libc;
 
@@ -46,6 +49,45 @@ fn queued(socket: BorrowedFd<'_>) -> Option<u64> {
     // SAFETY: TIOCOUTQ writes one int.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     if result == 0 { u64::try_from(count).ok() } else { None }
+}
+
+/// For so long nobody is accepted from this listener who has sent nothing (TCP_DEFER_ACCEPT); zero: everybody
+/// is. The kernel rounds up to 1, 3, 7, 15 … s, and accepts the silent ones afterwards.
+///
+/// # Errors
+/// Those of `setsockopt(2)`: it is no TCP socket.
+#[cfg(feature = "daemon")]
+pub fn defer_accept(listener: BorrowedFd<'_>, time: Duration) -> io::Result<()> {
+    let seconds = libc::c_int::try_from(time.as_secs()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads one int.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// For how many seconds that is so now; see [`defer_accept`]. `None`: it is no TCP socket.
+#[cfg(feature = "daemon")]
+pub fn deferral(listener: BorrowedFd<'_>) -> Option<u32> {
+    let mut seconds: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes one int.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw mut seconds).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { u32::try_from(seconds).ok() } else { None }
 }
 
 #[cfg(test)]

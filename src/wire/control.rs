@@ -113,7 +113,8 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime: f64,
-    /// `starting`, `running`, `reloading`, `rolling back` or `stopping`.
+    /// `starting`, `running`, `reloading`, `rolling back`, `resuming` (after the master was killed) or
+    /// `stopping`.
     pub state: String,
     /// One sentence for people.
     pub summary: String,
@@ -166,6 +167,9 @@ pub struct PastReload {
     pub redispatched: u64,
     /// Connections in the hand of one of these at its end.
     pub cut: u64,
+    /// How many of these accepted by themselves: what they had in hand at their end is not known.
+    #[serde(skip_serializing_if = "is_none")]
+    pub unseen: u64,
     /// How many of these are not gone, so that the numbers may grow.
     #[serde(skip_serializing_if = "is_zero")]
     pub leaving: u32,
@@ -173,6 +177,71 @@ pub struct PastReload {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// Parameters of `io.rcluster.Draining`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainingParameters {
+    /// Only workers of this pool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
+
+/// Results of `io.rcluster.Draining`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrainingResults {
+    /// By pool and slot.
+    pub workers: Vec<DrainingWorker>,
+}
+
+/// A worker that drains, and what it waits for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DrainingWorker {
+    /// Its pool.
+    pub pool: String,
+    /// Its position, 1…N.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// Its process id; 0 when there is no process.
+    pub pid: u32,
+    /// Seconds until it is sent SIGKILL, and what it has is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_in: Option<f64>,
+    /// Connections that it has, by its counters. `None`: that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_hand: Option<u64>,
+    /// Connections that it has and that are not listed here.
+    pub untold: u64,
+    /// Why it does not tell, or not all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silence: Option<String>,
+    /// Those that it has had longest, 1024 at most.
+    pub connections: Vec<HeldConnection>,
+}
+
+/// A connection that a draining worker has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct HeldConnection {
+    /// The client's address; `unix` when it has no name, empty when it is not known.
+    pub peer: String,
+    /// The listener that accepted it.
+    pub listener: String,
+    /// Seconds for which this worker has had it.
+    pub held_for: f64,
+    /// `idle`, `in a request`, or `unknown`: the worker's library cannot tell.
+    pub state: String,
+    /// Requests so far, in all workers.
+    pub requests: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(number: &u64) -> bool {
     *number == 0
 }
 
@@ -226,14 +295,22 @@ pub struct Pool {
     /// Why nothing more is started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gave_up: Option<String>,
+    /// `workers`, where these accept by themselves; else `master`, or empty.
+    pub accept: String,
+    /// Where workers accept by themselves: they count their connections. Where they do not, nothing is
+    /// known of these, and every count is 0.
+    pub counted: bool,
     /// accepted = finished + in hand + held + refused + cut.
     pub accepted: u64,
     /// Closed by a worker.
     pub finished: u64,
     /// In the hand of a worker, or on the way to it.
     pub in_hand: u64,
-    /// Came back from a worker and wait for another.
+    /// Wait in the master: they came back from a worker and wait for another, or have said nothing yet.
     pub held: u64,
+    /// Of these, the ones whose clients have said nothing yet. Not part of the sum.
+    #[serde(default)]
+    pub silent: u64,
     /// Answered or closed by the master because nobody could take them.
     pub refused: u64,
     /// In the hand of a worker when it died, and not to be saved.
@@ -270,6 +347,9 @@ pub struct Worker {
     pub in_hand: u64,
     /// Requests that it has begun, as far as its library can tell.
     pub requests: u64,
+    /// What it says about itself (`STATUS=`).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub said: String,
 }
 
 impl Answer {

@@ -39,6 +39,13 @@ pub(super) fn field(bytes: &mut Vec<u8>, tag: u8, value: &[u8]) {
     bytes.extend(&value[..usize::from(length)]);
 }
 
+/// A message of one field.
+pub(super) fn named(kind: u8, tag: u8, text: &str) -> Vec<u8> {
+    let mut bytes = header(kind);
+    field(&mut bytes, tag, text.as_bytes());
+    bytes
+}
+
 /// A field that is there when it is true, so that what needs no new word says none.
 pub(super) fn flag(bytes: &mut Vec<u8>, tag: u8, is_true: bool) {
     if is_true {
@@ -55,23 +62,41 @@ pub(super) fn split(bytes: &[u8]) -> Result<(u8, &[u8]), Malformed> {
     }
 }
 
-/// The value of the first field with this tag.
-fn find(mut fields: &[u8], tag: u8) -> Result<Option<&[u8]>, Malformed> {
-    while let [found, length, rest @ ..] = fields {
-        let length = usize::from(*length);
-        if rest.len() < length {
-            return Err(Malformed::Field(*found));
+/// Fields one by one, up to the first that is damaged.
+pub(super) struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(bytes: &'a [u8]) -> Fields<'a> {
+        Fields(bytes)
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<(u8, &'a [u8]), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let bytes = std::mem::take(&mut self.0);
+        match bytes {
+            [] => None,
+            [tag, length, rest @ ..] if rest.len() >= usize::from(*length) => {
+                let (value, next) = rest.split_at(usize::from(*length));
+                self.0 = next;
+                Some(Ok((*tag, value)))
+            }
+            [tag, ..] => Some(Err(Malformed::Field(*tag))),
         }
-        let (value, next) = rest.split_at(length);
-        if *found == tag {
+    }
+}
+
+/// The value of the first field with this tag.
+fn find(fields: &[u8], tag: u8) -> Result<Option<&[u8]>, Malformed> {
+    for field in Fields::of(fields) {
+        let (found, value) = field?;
+        if found == tag {
             return Ok(Some(value));
         }
-        fields = next;
     }
-    match fields {
-        [] => Ok(None),
-        [left, ..] => Err(Malformed::Field(*left)),
-    }
+    Ok(None)
 }
 
 /// A field of text, empty when it is not there.

@@ -15,7 +15,7 @@
 //!
 //! | type | name | direction | fields | descriptor |
 //! |---|---|---|---|---|
-//! | 1 | READY | worker → master; in answer to WELCOME: on the adoption socket | limit, stride, board, handback, adoption, ledger, draining | |
+//! | 1 | READY | worker → master; in answer to WELCOME: on the adoption socket | limit, stride, board, handback, adoption, ledger, draining, tells, accepts | |
 //! | 2 | CONNECTION | master → worker | listener, entry; of a connection that was handed back: idle since, requests, leftover | the client's socket; the leftover |
 //! | 3 | ROOM | worker → master | | |
 //! | 4 | DRAIN | master → worker | deadline, handback | |
@@ -28,6 +28,9 @@
 //! | 11 | BYE | master → worker | | |
 //! | 12 | KEEP | both ways | key | what is kept |
 //! | 13 | FORGET | master → worker | key | |
+//! | 14 | ASK | master → worker, after DRAIN | round | |
+//! | 16 | LISTEN | master → worker | listener, limit | the listening socket; the siblings' bell |
+//! | 15 | HOLDING | worker → master | round; listeners and connections; in the last one: rest | |
 //!
 //! | tag | field | value |
 //! |---|---|---|
@@ -49,6 +52,10 @@
 //! | 17 | draining | u8, 1 or absent. In READY: this worker drains already |
 //! | 18 | kept | u32: how many KEEPs follow the HELLO |
 //! | 19 | key | the name of what is kept, UTF-8 |
+//! | 20 | tells | u8, 1 or absent. In READY: this worker answers ASK |
+//! | 21 | round | u32: which ASK it is, and which one is answered |
+//! | 22 … 26 | | of HOLDING: `wire/holding.rs` |
+//! | 27 | accepts | u8, 1 or absent. In READY: this worker knows LISTEN |
 //!
 //! The *leftover* comes before all that is still in the socket. It travels in a second descriptor, a
 //! sealed memfd (`sys/leftover.rs`) of exactly the length in the field, [`LEFTOVER_MAX`] at most. A
@@ -59,22 +66,29 @@
 //! A worker hands back only when DRAIN had `handback`: to a master that does not know the message,
 //! or has nobody to give the connection to, it would be lost.
 //!
+//! LISTEN goes only to a worker whose READY had `accepts`: from then on it accepts there by itself, until
+//! it drains, and has no more in hand than its limit and that of the message (0: none). A socket that it
+//! has already changes nothing. The bell is an eventfd; the last one counts. Names of connections that it accepts are those of the message.
+//!
 //! WELCOME, KEEP and FORGET go only to a worker whose READY had `adoption`, and BYE only to one that
-//! was welcomed. A worker does not count these four as progress. BYE on the channel answers DRAINED:
+//! was welcomed. A worker does not count these four and LISTEN as progress. BYE on the channel answers DRAINED:
 //! everything that the worker said has been read. BYE on the adoption socket says that the worker is
 //! not wanted. How it all goes together: `worker/keeper.rs`.
 
 use std::time::Duration;
 
 pub use super::fields::Malformed;
-use super::fields::{exact, field, flag, header, is_set, number, split, text, word};
+use super::fields::{exact, field, flag, header, is_set, named, number, split, text, word};
+pub use super::holding::{Activity, CONNECTIONS_MAX, HeldConnection, Holding};
+use super::holding::{HOLDING, TAG_ROUND};
 pub use super::past::{LEFTOVER_MAX, Past, add_entry};
 use super::past::{entry, put_entry};
+pub use super::ready::Ready;
+use super::ready::{READY, TAG_HANDBACK, TAG_LIMIT};
 
 /// The longest message that either side sends, in bytes. A reader's buffer is this long.
 pub const LENGTH_MAX: usize = 1024;
 
-const READY: u8 = 1;
 const CONNECTION: u8 = 2;
 const ROOM: u8 = 3;
 const DRAIN: u8 = 4;
@@ -87,20 +101,15 @@ const WELCOME: u8 = 10;
 const BYE: u8 = 11;
 const KEEP: u8 = 12;
 const FORGET: u8 = 13;
+const ASK: u8 = 14;
+const LISTEN: u8 = 16;
 
-const TAG_LIMIT: u8 = 1;
-const TAG_STRIDE: u8 = 2;
-const TAG_BOARD: u8 = 3;
 const TAG_LISTENER: u8 = 4;
 const TAG_DEADLINE: u8 = 5;
-const TAG_HANDBACK: u8 = 6;
-const TAG_ADOPTION: u8 = 10;
 const TAG_PATH: u8 = 11;
 const TAG_TOKEN: u8 = 12;
 const TAG_ORPHAN_TIMEOUT: u8 = 13;
 const TAG_ANSWER: u8 = 14;
-const TAG_LEDGER: u8 = 16;
-const TAG_DRAINING: u8 = 17;
 const TAG_KEPT: u8 = 18;
 const TAG_KEY: u8 = 19;
 
@@ -152,6 +161,18 @@ pub enum ToWorker<'a> {
         /// Its name, at most 255 bytes.
         key: &'a str,
     },
+    /// Say what is in hand. Only after DRAIN.
+    Ask {
+        /// To be repeated in the answer.
+        round: u32,
+    },
+    /// Accept here from now on. The listening socket comes along, and the bell by which siblings call.
+    Listen {
+        /// Its name, at most 255 bytes.
+        listener: &'a str,
+        /// Connections in hand at once. 0: as many as the worker announced.
+        limit: u32,
+    },
     /// Something that a newer master says.
     Unknown(u8),
 }
@@ -160,22 +181,7 @@ pub enum ToWorker<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToMaster {
     /// It takes connections from now on.
-    Ready {
-        /// How many it can hold at once. 0: as many as come.
-        limit: u32,
-        /// The scoreboard's stride that it counts with, bytes.
-        stride: u32,
-        /// The scoreboard's size as it sees it, bytes.
-        board: u32,
-        /// It takes connections that were handed back, with leftover.
-        handback: bool,
-        /// It keeps its ledger.
-        ledger: bool,
-        /// It outlives its master.
-        adoption: bool,
-        /// It was told to drain before. Only in an answer to WELCOME.
-        draining: bool,
-    },
+    Ready(Ready),
     /// It has room again; asked for by the scoreboard's `waiting`.
     Room,
     /// Everything in hand is finished after a DRAIN; it leaves.
@@ -204,6 +210,8 @@ pub enum ToMaster {
         /// Its name, at most 255 bytes.
         key: String,
     },
+    /// What it holds, in answer to ASK.
+    Holding(Holding),
     /// Something that a newer worker says.
     Unknown(u8),
 }
@@ -242,6 +250,16 @@ impl ToWorker<'_> {
             ToWorker::Bye => header(BYE),
             ToWorker::Keep { key } => named(KEEP, TAG_KEY, key),
             ToWorker::Forget { key } => named(FORGET, TAG_KEY, key),
+            ToWorker::Ask { round } => {
+                let mut bytes = header(ASK);
+                field(&mut bytes, TAG_ROUND, &round.to_le_bytes());
+                bytes
+            }
+            ToWorker::Listen { listener, limit } => {
+                let mut bytes = named(LISTEN, TAG_LISTENER, listener);
+                field(&mut bytes, TAG_LIMIT, &limit.to_le_bytes());
+                bytes
+            }
             ToWorker::Unknown(kind) => header(*kind),
         }
     }
@@ -249,8 +267,10 @@ impl ToWorker<'_> {
     /// Whether it is one of those that are not counted as progress.
     #[must_use]
     pub fn is_uncounted(&self) -> bool {
-        use ToWorker::{Bye, Forget, Keep, Welcome};
-        matches!(self, Welcome { .. } | Bye | Keep { .. } | Forget { .. })
+        use ToWorker::{Ask, Bye, Forget, Keep, Listen, Welcome};
+        let is_set_up =
+            matches!(self, Welcome { .. } | Keep { .. } | Forget { .. } | Listen { .. });
+        is_set_up || matches!(self, Bye | Ask { .. })
     }
 
     /// Reads a message.
@@ -283,6 +303,11 @@ impl ToWorker<'_> {
             BYE => Ok(ToWorker::Bye),
             KEEP => Ok(ToWorker::Keep { key: text(fields, TAG_KEY)? }),
             FORGET => Ok(ToWorker::Forget { key: text(fields, TAG_KEY)? }),
+            ASK => Ok(ToWorker::Ask { round: word(fields, TAG_ROUND)? }),
+            LISTEN => Ok(ToWorker::Listen {
+                listener: text(fields, TAG_LISTENER)?,
+                limit: word(fields, TAG_LIMIT)?,
+            }),
             other => Ok(ToWorker::Unknown(other)),
         }
     }
@@ -293,17 +318,7 @@ impl ToMaster {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining } => {
-                let mut bytes = header(READY);
-                field(&mut bytes, TAG_LIMIT, &limit.to_le_bytes());
-                field(&mut bytes, TAG_STRIDE, &stride.to_le_bytes());
-                field(&mut bytes, TAG_BOARD, &board.to_le_bytes());
-                flag(&mut bytes, TAG_HANDBACK, *handback);
-                flag(&mut bytes, TAG_ADOPTION, *adoption);
-                flag(&mut bytes, TAG_LEDGER, *ledger);
-                flag(&mut bytes, TAG_DRAINING, *draining);
-                bytes
-            }
+            ToMaster::Ready(ready) => ready.encode(),
             ToMaster::Room => header(ROOM),
             ToMaster::Drained => header(DRAINED),
             ToMaster::Retire => header(RETIRE),
@@ -321,6 +336,7 @@ impl ToMaster {
                 bytes
             }
             ToMaster::Keep { key } => named(KEEP, TAG_KEY, key),
+            ToMaster::Holding(holding) => holding.encode(),
             ToMaster::Unknown(kind) => header(*kind),
         }
     }
@@ -332,15 +348,7 @@ impl ToMaster {
     pub fn decode(bytes: &[u8]) -> Result<ToMaster, Malformed> {
         let (kind, fields) = split(bytes)?;
         match kind {
-            READY => Ok(ToMaster::Ready {
-                limit: word(fields, TAG_LIMIT)?,
-                stride: word(fields, TAG_STRIDE)?,
-                board: word(fields, TAG_BOARD)?,
-                handback: is_set(fields, TAG_HANDBACK)?,
-                ledger: is_set(fields, TAG_LEDGER)?,
-                adoption: is_set(fields, TAG_ADOPTION)?,
-                draining: is_set(fields, TAG_DRAINING)?,
-            }),
+            READY => Ok(ToMaster::Ready(Ready::decode(fields)?)),
             ROOM => Ok(ToMaster::Room),
             DRAINED => Ok(ToMaster::Drained),
             RETIRE => Ok(ToMaster::Retire),
@@ -354,16 +362,10 @@ impl ToMaster {
                 kept: word(fields, TAG_KEPT)?,
             }),
             KEEP => Ok(ToMaster::Keep { key: text(fields, TAG_KEY)?.to_owned() }),
+            HOLDING => Ok(ToMaster::Holding(Holding::decode(fields)?)),
             other => Ok(ToMaster::Unknown(other)),
         }
     }
-}
-
-/// A message of one field.
-fn named(kind: u8, tag: u8, text: &str) -> Vec<u8> {
-    let mut bytes = header(kind);
-    field(&mut bytes, tag, text.as_bytes());
-    bytes
 }
 
 #[cfg(test)]
@@ -371,11 +373,22 @@ mod tests {
     use super::super::past::{TAG_ENTRY, TAG_LEFTOVER};
     use super::*;
 
-    const PLAIN: ToMaster = with_flags(false, false, false);
+    const PLAIN: ToMaster = ToMaster::Ready(READY_PLAIN);
 
-    const fn with_flags(handback: bool, adoption: bool, draining: bool) -> ToMaster {
-        let (limit, stride, board, ledger) = (16, 256, 1 << 20, false);
-        ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining }
+    const READY_PLAIN: Ready = Ready {
+        limit: 16,
+        stride: 256,
+        board: 1 << 20,
+        handback: false,
+        ledger: false,
+        adoption: false,
+        draining: false,
+        tells: false,
+        accepts: false,
+    };
+
+    fn with_flags(handback: bool, adoption: bool, draining: bool) -> ToMaster {
+        ToMaster::Ready(Ready { handback, adoption, draining, ..READY_PLAIN })
     }
 
     const WELCOME_AGAIN: ToWorker<'_> = ToWorker::Welcome {
@@ -409,6 +422,7 @@ mod tests {
             ToWorker::Bye,
             ToWorker::Keep { key: &name },
             ToWorker::Forget { key: "x" },
+            ToWorker::Ask { round: u32::MAX },
         ] {
             let bytes = message.encode();
             assert!(bytes.len() <= LENGTH_MAX);
@@ -416,7 +430,7 @@ mod tests {
         }
         for message in [
             PLAIN,
-            ToMaster::Ready {
+            ToMaster::Ready(Ready {
                 limit: 0,
                 stride: 0,
                 board: 0,
@@ -424,7 +438,9 @@ mod tests {
                 ledger: true,
                 adoption: true,
                 draining: true,
-            },
+                tells: true,
+                accepts: true,
+            }),
             ToMaster::Hello { token: *b"0123456789abcdef", kept: u32::MAX },
             ToMaster::Keep { key: name.clone() },
             ToMaster::Room,
@@ -489,9 +505,7 @@ mod tests {
         assert_eq!(added, connection.encode());
         let handback = ToMaster::Handback { listener: "".into(), past: PAST, entry: Some(258) };
         assert!(handback.encode().ends_with(&entry));
-        let ToMaster::Ready { limit, stride, board, .. } = PLAIN else { panic!("no READY") };
-        let (handback, ledger, adoption, draining) = (true, true, false, false);
-        let ready = ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining };
+        let ready = Ready { handback: true, ledger: true, ..READY_PLAIN };
         assert!(ready.encode().ends_with(&[6, 1, 1, 16, 1, 1]));
         let too_large = [1, 8, 0, 0, 15, 5, 0, 0, 0, 0, 1];
         assert_eq!(ToMaster::decode(&too_large), Err(Malformed::Field(TAG_ENTRY)));
@@ -514,6 +528,16 @@ mod tests {
         assert_eq!(ToWorker::Keep { key: "k" }.encode(), [1, 12, 0, 0, 19, 1, b'k']);
         assert_eq!(ToMaster::Keep { key: "k".into() }.encode(), [1, 12, 0, 0, 19, 1, b'k']);
         assert_eq!(ToWorker::Forget { key: "k" }.encode(), [1, 13, 0, 0, 19, 1, b'k']);
+    }
+
+    #[test]
+    fn asking_and_accepting_are_frozen_too() {
+        assert_eq!(ToWorker::Ask { round: 258 }.encode(), [1, 14, 0, 0, 21, 4, 2, 1, 0, 0]);
+        let ready =
+            Ready { adoption: true, draining: true, tells: true, accepts: true, ..READY_PLAIN };
+        assert!(ready.encode().ends_with(&[10, 1, 1, 17, 1, 1, 20, 1, 1, 27, 1, 1]));
+        let listen = ToWorker::Listen { listener: "web", limit: 258 }.encode();
+        assert_eq!(listen, [1, 16, 0, 0, 4, 3, b'w', b'e', b'b', 1, 4, 2, 1, 0, 0]);
     }
 
     #[test]
@@ -542,15 +566,7 @@ mod tests {
     #[test]
     fn what_a_newer_peer_adds_is_skipped() {
         let bytes = [2, 1, 0, 0, 99, 3, 1, 2, 3, 1, 1, 7, 98, 0];
-        let wanted = ToMaster::Ready {
-            limit: 7,
-            stride: 0,
-            board: 0,
-            handback: false,
-            ledger: false,
-            adoption: false,
-            draining: false,
-        };
+        let wanted = ToMaster::Ready(Ready { limit: 7, ..Ready::default() });
         assert_eq!(ToMaster::decode(&bytes), Ok(wanted));
         assert_eq!(ToMaster::decode(&[2, 200, 0, 0, 1]), Ok(ToMaster::Unknown(200)));
     }

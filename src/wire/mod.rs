@@ -2,7 +2,7 @@
 //!
 //! * [`message`]: what travels on a channel, encoded and decoded, pure.
 //! * [`channel`]: the socket pair that carries it.
-//! * [`scoreboard`]: the counters that need no message.
+//! * [`scoreboard`]: the counters that need no message; [`siblings`]: who looks at whose.
 //! * [`ledger`]: what a crash would mean for each connection.
 //! * [`control`]: what the command line asks of the master, over Varlink.
 //!
@@ -14,10 +14,13 @@ pub mod channel;
 #[cfg(feature = "daemon")]
 pub mod control;
 mod fields;
+mod holding;
 pub mod ledger;
 pub mod message;
 mod past;
+mod ready;
 pub mod scoreboard;
+pub mod siblings;
 
 /// The version of the channel's messages and of the scoreboard's layout.
 pub const VERSION: u8 = 1;

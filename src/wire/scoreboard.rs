@@ -5,24 +5,34 @@
 //! writer:
 //!
 //! ```text
-//! 0      magic · version and stride · seats                     header, one stride long
+//! 0      magic · version and stride · seats · where the siblings are    header, one stride long
 //! seat   +0    taken · finished · requests · progress · handed back      written by the worker
+//!        +40   accepted · accepts
 //!        +128  waiting · request limit · received back           written by the master
+//!        +152  worker · what is passed on (5 words)
+//! then   count · seats                                          the siblings, written by the master
 //! ```
 //!
-//! * `taken`: connections received. Stored before the first byte of the connection is read.
+//! * `taken`: connections received from the master. Stored before the first byte of the connection is
+//!   read.
+//! * `accepted`: connections accepted from a listening socket. Stored right after accept(2): a worker
+//!   that is killed between the two has cut one connection that nobody counts.
+//! * `accepts`: 1 while it waits for the next client at its listeners, 2 while it leaves him to siblings,
+//!   else 0; see `worker/balance.rs`. Of one that is gone the master takes it back.
 //! * `finished`: connections closed, not those handed back (HANDBACK counts these).
 //! * `requests`: requests begun, as far as the library can tell.
 //! * `progress`: messages received, but those about adoption.
-//! * `handed back`: HANDBACKs sent; `received back`: HANDBACKs that the master has received, stored
-//!   before it does anything with the connection, so that the next master knows.
+//! * `handed back`: HANDBACKs sent; `received back`: HANDBACKs that masters have passed on, or taken
+//!   out of the channel.
+//! * `worker`: who sits here. What is passed on: see [`Passing`], and `master/passing.rs`.
 //! * `waiting`: the master awaits ROOM. Set by the master, taken back by whoever acts on it.
 //!
 //! The handshake that makes credit always come back: the master sets `waiting`, *then* reads the
 //! counters once more; the worker stores its counter, *then* looks at `waiting`. Both sides are
 //! sequentially consistent, so at least one of the two sees the other.
 //!
-//! Siblings may read each other's lines. What a worker wrote is untrusted: the mind bounds it.
+//! The *siblings* are the seats of those who accept by themselves; a board of an older master has no
+//! place for them. Siblings may read each other's lines. What a worker wrote is untrusted: the mind bounds it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,6 +41,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::VERSION;
+use super::siblings::{self, Stand};
 use crate::sys::shared::SharedMemory;
 
 /// Bytes per seat.
@@ -42,10 +53,17 @@ pub const SEATS: u32 = 4096;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"RCLUSTER");
 const MASTER_LINE: usize = 128;
+/// On a seat.
+pub(super) const ACCEPTED: usize = 40;
+pub(super) const ACCEPTS: usize = 48;
+/// The worker in this seat, by the number that its masters know it by.
+const WORKER: usize = MASTER_LINE + 24;
+/// What is passed on: number, socket, to, seat, sent.
+const PASSING: usize = MASTER_LINE + 32;
 
 /// A pool's counters, as the master or one of its workers sees them.
 #[derive(Clone, Debug)]
-pub struct Scoreboard(Arc<SharedMemory>);
+pub struct Scoreboard(pub(super) Arc<SharedMemory>);
 
 impl Scoreboard {
     /// Makes an empty board.
@@ -53,10 +71,11 @@ impl Scoreboard {
     /// # Errors
     /// When the system has no memory or descriptors left.
     pub fn create() -> io::Result<Scoreboard> {
-        let memory = SharedMemory::create(c"rcluster-scoreboard", (SEATS as usize + 1) * STRIDE)?;
+        let memory = SharedMemory::create(c"rcluster-scoreboard", siblings::END)?;
         memory.word(0).store(MAGIC, Relaxed);
         memory.word(8).store(u64::from(VERSION) | (STRIDE as u64) << 32, Relaxed);
         memory.word(16).store(u64::from(SEATS), Relaxed);
+        siblings::make_place(&memory);
         Ok(Scoreboard(Arc::new(memory)))
     }
 
@@ -89,7 +108,7 @@ impl Scoreboard {
     /// `InvalidInput` when the board has no such seat.
     pub fn seat(&self, seat: u32) -> io::Result<SeatWords> {
         let offset = (seat as usize + 1) * STRIDE;
-        if offset + STRIDE > self.0.size() {
+        if seat >= SEATS || offset + STRIDE > self.0.size() {
             let text = format!("the scoreboard has no seat {seat}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
@@ -120,8 +139,8 @@ impl AsFd for Scoreboard {
 /// The words of one seat.
 #[derive(Clone, Debug)]
 pub struct SeatWords {
-    memory: Arc<SharedMemory>,
-    offset: usize,
+    pub(super) memory: Arc<SharedMemory>,
+    pub(super) offset: usize,
 }
 
 /// The board that it is on.
@@ -134,8 +153,10 @@ impl AsFd for SeatWords {
 /// What a seat's worker counted, as it stands, unbounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections received.
+    /// Connections received from the master.
     pub taken: u64,
+    /// Connections accepted by itself.
+    pub accepted: u64,
     /// Connections closed.
     pub finished: u64,
     /// Requests begun.
@@ -152,12 +173,13 @@ impl SeatWords {
     /// Everything the worker counted.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        // `finished` before `taken`: a connection that is taken and finished in between is then
-        // seen as at most taken, never as finished only.
+        // `finished` before `taken` and `accepted`: a connection that is taken and finished in
+        // between is then seen as at most taken, never as finished only.
         let finished = self.word(8).load(SeqCst);
         Counts {
             finished,
             taken: self.word(0).load(SeqCst),
+            accepted: self.word(ACCEPTED).load(SeqCst),
             requests: self.word(16).load(Relaxed),
             progress: self.word(24).load(SeqCst),
         }
@@ -166,7 +188,9 @@ impl SeatWords {
     /// Empties the seat for a new worker, which asks to retire after `request_limit` requests
     /// (0: never). The master does this, while nobody holds the seat.
     pub fn clear(&self, request_limit: u64) {
-        for offset in [0, 8, 16, 24, 32, MASTER_LINE, MASTER_LINE + 16] {
+        let of_worker = [0, 8, 16, 24, 32, ACCEPTED, ACCEPTS];
+        let of_master = [MASTER_LINE, MASTER_LINE + 16, WORKER, PASSING];
+        for offset in of_worker.into_iter().chain(of_master) {
             self.word(offset).store(0, SeqCst);
         }
         self.word(MASTER_LINE + 8).store(request_limit, SeqCst);
@@ -182,7 +206,8 @@ impl SeatWords {
         self.word(32).fetch_add(1, SeqCst);
     }
 
-    /// One more connection received back. The master's, before it passes the connection on.
+    /// One more connection received back. The master's, after it has passed the connection on, or
+    /// taken it out of the channel.
     pub fn add_received_back(&self) {
         self.word(MASTER_LINE + 16).fetch_add(1, SeqCst);
     }
@@ -206,6 +231,16 @@ impl SeatWords {
         self.take_waiting()
     }
 
+    /// One more connection accepted by itself. It makes no room. The worker's.
+    pub fn add_accepted(&self) {
+        self.word(ACCEPTED).fetch_add(1, SeqCst);
+    }
+
+    /// How this worker stands to the next client. The worker's; the master's when it is gone.
+    pub fn set_stand(&self, stand: Stand) {
+        self.word(ACCEPTS).store(stand as u64, SeqCst);
+    }
+
     /// One more connection finished; `true`: the master awaits ROOM. The worker's.
     #[must_use]
     pub fn add_finished(&self) -> bool {
@@ -227,6 +262,65 @@ impl SeatWords {
     }
 }
 
+/// What a master writes down in a worker's seat before it passes on a connection which that worker
+/// has handed back. See `master/passing.rs`.
+#[cfg(feature = "daemon")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Passing {
+    /// Which of the worker's HANDBACKs it is, from 1.
+    pub(crate) number: u64,
+    /// The connection: the inode of its socket.
+    pub(crate) socket: u64,
+    /// The worker that it is sent to,
+    pub(crate) to: u64,
+    /// which has this seat,
+    pub(crate) seat: u64,
+    /// and was sent so many connections before, less those that were read back.
+    pub(crate) sent: u64,
+}
+
+#[cfg(feature = "daemon")]
+impl SeatWords {
+    /// Who sits here, and where.
+    pub(crate) fn set_worker(&self, worker: u64) {
+        self.word(WORKER).store(worker, SeqCst);
+    }
+
+    /// Which seat it is.
+    pub(crate) fn seat(&self) -> u64 {
+        (self.offset / STRIDE) as u64 - 1
+    }
+
+    /// The words of another seat, if this worker sits there.
+    pub(crate) fn of(&self, worker: u64, seat: u64) -> Option<SeatWords> {
+        let seat = u32::try_from(seat).ok()?;
+        let other = Scoreboard(Arc::clone(&self.memory)).seat(seat).ok()?;
+        (other.word(WORKER).load(SeqCst) == worker).then_some(other)
+    }
+
+    /// Writes down what is about to be passed on: whole, or not at all.
+    pub(crate) fn begin_passing(&self, passing: &Passing) {
+        let Passing { number, socket, to, seat, sent } = *passing;
+        self.undo_passing();
+        for (word, value) in (1..).zip([socket, to, seat, sent]) {
+            self.word(PASSING + 8 * word).store(value, SeqCst);
+        }
+        self.word(PASSING).store(number, SeqCst);
+    }
+
+    /// It was not passed on.
+    pub(crate) fn undo_passing(&self) {
+        self.word(PASSING).store(0, SeqCst);
+    }
+
+    /// What was written down last.
+    pub(crate) fn passing(&self) -> Option<Passing> {
+        let word = |index: usize| self.word(PASSING + 8 * index).load(SeqCst);
+        let (number, socket, to) = (word(0), word(1), word(2));
+        (number > 0).then(|| Passing { number, socket, to, seat: word(3), sent: word(4) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,7 +338,7 @@ mod tests {
         assert!(!worker.add_request());
         assert!(worker.add_request(), "the second is the limit");
         assert!(!worker.add_request(), "which is told once, too");
-        let counts = Counts { taken: 2, finished: 1, requests: 3, progress: 0 };
+        let counts = Counts { taken: 2, accepted: 0, finished: 1, requests: 3, progress: 0 };
         assert_eq!(master.counts(), counts);
         worker.add_handed_back();
         worker.add_handed_back();
@@ -253,6 +347,31 @@ mod tests {
         master.clear(0);
         assert_eq!((master.counts(), master.handed_back()), (Counts::default(), (0, 0)));
         assert_eq!(board.seat(2).unwrap().counts(), Counts::default());
+    }
+
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn what_is_passed_on_is_there_until_the_next_one_or_the_next_worker() {
+        let board = Scoreboard::create().unwrap();
+        let (one, two) = (board.seat(1).unwrap(), board.seat(2).unwrap());
+        assert_eq!(one.passing(), None);
+        let passing = Passing { number: 1, socket: 7, to: 22, seat: two.seat(), sent: 5 };
+        one.begin_passing(&passing);
+        assert_eq!((one.passing(), two.passing()), (Some(passing), None));
+        let next = Passing { number: 2, socket: 8, ..passing };
+        one.begin_passing(&next);
+        assert_eq!(one.passing(), Some(next));
+        one.undo_passing();
+        assert_eq!(one.passing(), None);
+        one.begin_passing(&next);
+        two.set_worker(22);
+        assert_eq!(one.of(22, 2).map(|it| it.seat()), Some(2));
+        assert!(
+            one.of(23, 2).is_none() && one.of(22, 1).is_none() && one.of(22, u64::MAX).is_none()
+        );
+        one.clear(0);
+        two.clear(0);
+        assert!(one.passing().is_none() && one.of(22, 2).is_none());
     }
 
     #[test]

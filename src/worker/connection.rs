@@ -10,19 +10,20 @@
 //! a write: right for protocols of question and answer, a fair guess for others.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::address::Address;
 use super::handback::{Kept, Leftover, Parcel};
 use super::held::Held;
+use super::plain::Plain;
 use super::taker::{Fresh, instant_of, now};
-use crate::sys::socket::{Family, Open, Peeked, await_bytes, family_of, peek, wait_readable};
+use crate::sys::socket::{Open, Peeked, await_bytes, peek, wait_readable};
 
-/// A client's connection. Dropping it closes it and makes room for another.
+/// A client's connection. Dropping it closes it and makes room for another. A duplicate of its descriptor
+/// may or may not outlive it.
 ///
 /// A socket that is closed while bytes of the client lie unread in it is *reset* by the kernel, and
 /// a reset may overtake the answer. Who answers without having read everything shuts down writing
@@ -30,18 +31,12 @@ use crate::sys::socket::{Family, Open, Peeked, await_bytes, family_of, peek, wai
 #[derive(Debug)]
 pub struct Connection {
     // Closed before `held` is dropped: finished means closed.
-    socket: Open<Socket>,
+    socket: Open<Plain>,
     listener: Arc<str>,
     leftover: Leftover,
     /// An attempt to hand it back failed.
     is_kept: bool,
     held: Held,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 /// What came while a connection was waited for.
@@ -57,18 +52,10 @@ pub enum Wait {
 
 impl Connection {
     pub(super) fn new(fresh: Fresh) -> io::Result<Connection> {
-        let Fresh { socket, listener, leftover, held } = fresh;
-        let socket = match family_of(socket.as_fd())? {
-            Family::Tcp => Socket::Tcp(TcpStream::from(socket)),
-            Family::Unix => Socket::Unix(UnixStream::from(socket)),
-        };
-        // The master accepts non-blocking sockets, and that travels with them.
-        match &socket {
-            Socket::Tcp(stream) => stream.set_nonblocking(false)?,
-            Socket::Unix(stream) => stream.set_nonblocking(false)?,
-        }
+        let Fresh { socket, listener, leftover, origin, held } = fresh;
         let is_handed_back = held.is_handed_back();
-        let (socket, leftover) = (Open::new(socket), Leftover::new(leftover));
+        let socket = Plain::open(socket, origin)?;
+        let leftover = Leftover::new(leftover);
         let connection = Connection { socket, listener, leftover, is_kept: false, held };
         if is_handed_back {
             // The bounds of its last owner travel, too.
@@ -89,10 +76,7 @@ impl Connection {
     /// # Errors
     /// `NotConnected` when the client has gone already, else those of `getpeername(2)`.
     pub fn peer(&self) -> io::Result<Address> {
-        match &*self.socket {
-            Socket::Tcp(stream) => stream.peer_addr().map(Address::Tcp),
-            Socket::Unix(stream) => stream.peer_addr().map(|it| Address::of_unix(&it)),
-        }
+        self.socket.peer()
     }
 
     /// The address at which it arrived.
@@ -100,10 +84,7 @@ impl Connection {
     /// # Errors
     /// Those of `getsockname(2)`.
     pub fn local(&self) -> io::Result<Address> {
-        match &*self.socket {
-            Socket::Tcp(stream) => stream.local_addr().map(Address::Tcp),
-            Socket::Unix(stream) => stream.local_addr().map(|it| Address::of_unix(&it)),
-        }
+        self.socket.local()
     }
 
     /// The TCP port at which it arrived.
@@ -213,10 +194,7 @@ impl Connection {
             Shutdown::Write | Shutdown::Both => self.held.mark().before_write(),
             Shutdown::Read => {}
         }
-        match &*self.socket {
-            Socket::Tcp(stream) => stream.shutdown(how),
-            Socket::Unix(stream) => stream.shutdown(how),
-        }
+        self.socket.shutdown(how)
     }
 
     /// Bounds every read and every [`Connection::wait`]; `None`: they wait as long as it takes.
@@ -224,10 +202,7 @@ impl Connection {
     /// # Errors
     /// `InvalidInput` for a bound of zero.
     pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
-        match &*self.socket {
-            Socket::Tcp(stream) => stream.set_read_timeout(limit),
-            Socket::Unix(stream) => stream.set_read_timeout(limit),
-        }
+        self.socket.set_read_timeout(limit)
     }
 
     /// Bounds every write.
@@ -235,10 +210,7 @@ impl Connection {
     /// # Errors
     /// `InvalidInput` for a bound of zero.
     pub fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
-        match &*self.socket {
-            Socket::Tcp(stream) => stream.set_write_timeout(limit),
-            Socket::Unix(stream) => stream.set_write_timeout(limit),
-        }
+        self.socket.set_write_timeout(limit)
     }
 
     /// Waits between two requests for the next one. Only ask when everything read so far has been
@@ -252,7 +224,7 @@ impl Connection {
     /// `TimedOut` when the bound of [`Connection::set_read_timeout`] has passed, else those of
     /// `poll(2)` and `recv(2)`.
     pub fn wait(&self) -> io::Result<Wait> {
-        self.wait_for_next(false)
+        self.held.during(|| self.wait_for_next(false))
     }
 
     /// Waits as [`Connection::wait`] does, for those who hand back: [`Wait::Draining`] comes at
@@ -261,14 +233,11 @@ impl Connection {
     /// # Errors
     /// As [`Connection::wait`].
     pub fn wait_to_hand_back(&self) -> io::Result<Wait> {
-        self.wait_for_next(true)
+        self.held.during(|| self.wait_for_next(true))
     }
 
     fn wait_for_next(&self, hands_back: bool) -> io::Result<Wait> {
-        let idle = match &*self.socket {
-            Socket::Tcp(stream) => stream.read_timeout()?,
-            Socket::Unix(stream) => stream.read_timeout()?,
-        };
+        let idle = self.socket.read_timeout()?;
         // Idle in another worker is idle, too.
         let is_new_here = self.held.is_handed_back() && !self.held.is_used();
         let idle_from = if is_new_here { self.idle_since() } else { now() };
@@ -308,12 +277,9 @@ impl Connection {
     }
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Socket::Tcp(stream) => stream.as_fd(),
-            Socket::Unix(stream) => stream.as_fd(),
-        }
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.held.facts().withdraw();
     }
 }
 
@@ -341,10 +307,7 @@ impl Read for &Connection {
             await_bytes(self.as_fd())?;
             let _ = mark.before_read();
         }
-        let result = match &*self.socket {
-            Socket::Tcp(stream) => (&*stream).read(buffer),
-            Socket::Unix(stream) => (&*stream).read(buffer),
-        };
+        let result = self.socket.read(buffer);
         if let Ok(count) = result {
             self.held.note_read(count);
         }
@@ -360,10 +323,7 @@ impl Write for &Connection {
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.held.note_write();
         self.held.mark().before_write();
-        let written = match &*self.socket {
-            Socket::Tcp(stream) => (&*stream).write_vectored(slices),
-            Socket::Unix(stream) => (&*stream).write_vectored(slices),
-        };
+        let written = self.socket.write_vectored(slices);
         written.inspect(|&count| self.held.mark().wrote(count))
     }
 

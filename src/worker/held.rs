@@ -1,26 +1,26 @@
 //! One connection in a worker's hand: what the master counts of it, and what its next owner must know.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use super::connection::Wait;
 use super::ledger::Mark;
 use super::link::Link;
-use super::taker::microseconds;
+use super::registry::Facts;
 use crate::wire::message::Past;
 
 /// A connection in hand, as the master counts it. Dropped after its socket is closed.
 #[derive(Debug)]
 pub(super) struct Held {
     link: Arc<Link>,
+    /// What others may know of it, and where that is entered.
+    facts: Arc<Facts>,
+    place: usize,
     /// Another worker had it before.
     is_handed_back: bool,
-    /// Requests so far, in all workers.
-    requests: AtomicU64,
-    /// When the last answer was written, or it was first taken, in microseconds.
-    idle_since: AtomicU64,
     touched: AtomicBool,
-    used: AtomicBool,
     /// Its requests are counted by somebody else.
     by_hand: AtomicBool,
     /// The next byte read begins a request.
@@ -32,15 +32,19 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub fn new(link: Arc<Link>, past: Option<Past>, mark: Mark) -> Held {
+    pub fn new(
+        link: Arc<Link>,
+        (facts, place): (Arc<Facts>, usize),
+        past: Option<Past>,
+        mark: Mark,
+    ) -> Held {
         let is_answered = past.is_some_and(|past| past.requests > 0);
         Held {
             link,
+            facts,
+            place,
             is_handed_back: past.is_some(),
-            requests: AtomicU64::new(past.map_or(0, |past| past.requests)),
-            idle_since: AtomicU64::new(past.map_or_else(microseconds, |past| past.idle_since)),
             touched: AtomicBool::new(is_answered),
-            used: AtomicBool::new(false),
             by_hand: AtomicBool::new(false),
             asking: AtomicBool::new(true),
             given_away: AtomicBool::new(false),
@@ -56,6 +60,10 @@ impl Held {
         &self.mark
     }
 
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
     /// Something was read from it: bytes, the end or a failure.
     pub fn is_touched(&self) -> bool {
         self.touched.load(Relaxed)
@@ -66,21 +74,16 @@ impl Held {
     }
 
     pub fn requests(&self) -> u64 {
-        self.requests.load(Relaxed)
+        self.facts.requests()
     }
 
     pub fn idle_since(&self) -> u64 {
-        self.idle_since.load(Relaxed)
+        self.facts.idle_since()
     }
 
     #[cfg(feature = "serve")]
     pub fn count_by_hand(&self) {
         self.by_hand.store(true, Relaxed);
-    }
-
-    #[cfg(feature = "serve")]
-    pub fn add_requests(&self, count: u64) {
-        self.requests.fetch_add(count, Relaxed);
     }
 
     /// The worker drains, and the master gives its connections to others.
@@ -95,7 +98,17 @@ impl Held {
 
     /// This worker has read from it or written to it.
     pub fn is_used(&self) -> bool {
-        self.used.load(Relaxed)
+        self.facts.is_used()
+    }
+
+    /// Waits for the next request, and notes whether it has come.
+    pub fn during(&self, waiting: impl FnOnce() -> io::Result<Wait>) -> io::Result<Wait> {
+        self.facts.note_waiting();
+        let waited = waiting();
+        if matches!(waited, Ok(Wait::Bytes)) {
+            self.facts.note_asked();
+        }
+        waited
     }
 
     /// What it has behind it, with so much leftover.
@@ -111,10 +124,10 @@ impl Held {
     pub fn note_read(&self, count: usize) {
         let begins = count > 0 && self.asking.load(Relaxed) && self.asking.swap(false, Relaxed);
         if begins && !self.by_hand.load(Relaxed) {
-            self.requests.fetch_add(1, Relaxed);
+            self.facts.add_request();
             self.link.note_request();
         }
-        self.used.store(true, Relaxed);
+        self.facts.note_used();
         self.touch();
     }
 
@@ -123,8 +136,7 @@ impl Held {
         if !self.asking.load(Relaxed) {
             self.asking.store(true, Relaxed);
         }
-        self.idle_since.store(microseconds(), Relaxed);
-        self.used.store(true, Relaxed);
+        self.facts.note_written();
     }
 
     /// It is silent no longer.
@@ -142,6 +154,6 @@ impl Drop for Held {
             // Before it counts: what has finished is closed, in the ledger, too.
             self.mark.closed();
         }
-        self.link.let_go(is_finished, !*self.touched.get_mut());
+        self.link.let_go(self.place, is_finished, !*self.touched.get_mut());
     }
 }

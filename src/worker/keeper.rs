@@ -25,7 +25,8 @@
 //!
 //! Once the drain has begun nobody takes from the channel, so the keeper does: it hears BYE, which
 //! says that the last HANDBACK and DRAINED have been read. Until then the process must not end: its
-//! duplicate may be all that holds what it has handed back.
+//! duplicate may be all that holds what it has handed back. And it answers the master who asks what
+//! the drain waits for; where there was no WELCOME, the thread is started for that by DRAIN.
 //!
 //! A worker that nobody adopts tells itself to drain, through the end of the master that it holds:
 //! so everything that the master sent comes before. It can still be adopted while it drains.
@@ -42,6 +43,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::drain::ORPHAN_GRACE;
 use super::link::Link;
 use super::orphan::Orphan;
+use super::registry;
 use super::taker::now;
 use super::tell::tell;
 use crate::sys::ancillary::{send, send_three, send_with};
@@ -139,43 +141,17 @@ pub(super) fn heed(link: &Arc<Link>, message: &ToWorker<'_>, luggage: Luggage) {
             }
         }
         ToWorker::Forget { key } => drop(link.keeper().lock().kept.remove(key)),
+        // Before the drain nobody asks: the taker must not have to wait here.
+        ToWorker::Ask { round } if link.is_draining() => {
+            // The master sees what has not come.
+            let _ = registry::answer(link, round);
+        }
         ToWorker::Connection { .. }
         | ToWorker::Drain { .. }
         | ToWorker::Ping
+        | ToWorker::Listen { .. }
+        | ToWorker::Ask { .. }
         | ToWorker::Unknown(_) => {}
-    }
-}
-
-/// What a worker that outlives its master owes.
-impl Link {
-    /// The master will say when all is heard.
-    pub fn await_bye(&self) {
-        self.lock().awaits_bye = true;
-    }
-
-    /// It was said, or nobody will say it.
-    pub fn await_nothing(&self) {
-        let mut state = self.lock();
-        state.awaits_bye = false;
-        self.settle(&mut state);
-        drop(state);
-        self.wake();
-    }
-
-    /// Nobody takes connections back any more.
-    pub fn keep_all(&self) {
-        if let Some(drain) = &mut self.lock().drain {
-            drain.handback = false;
-        }
-    }
-
-    /// DRAINED was said, to whomever.
-    pub fn is_drained(&self) -> bool {
-        self.lock().drained
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.lock().over
     }
 }
 
@@ -183,8 +159,8 @@ impl Link {
 /// what has come to pass since.
 fn say_ready_again(link: &Link) {
     let Some(mut ready) = link.ready() else { return };
-    if let ToMaster::Ready { draining, .. } = &mut ready {
-        *draining = link.is_draining();
+    if let ToMaster::Ready(ready) = &mut ready {
+        ready.draining = link.is_draining();
     }
     let socket = link.keeper().lock().socket.upgrade();
     if let Some(Err(error)) = socket.map(|socket| send(socket.as_fd(), &ready.encode())) {
@@ -208,12 +184,30 @@ fn settle_in(link: &Arc<Link>, welcome: Welcome) -> io::Result<()> {
         keeper.ring();
         return Ok(());
     }
+    start(link, &mut inbox, Some(welcome))?;
+    drop(inbox);
+    link.await_bye();
+    Ok(())
+}
+
+/// The drain has begun: from now on the thread takes from the channel, also where nobody has said
+/// WELCOME.
+pub(super) fn listen(link: &Arc<Link>) {
+    let mut inbox = link.keeper().lock();
+    if !inbox.is_running {
+        if let Err(error) = start(link, &mut inbox, None) {
+            tell!("this worker cannot say what it holds: {error}");
+        }
+    }
+}
+
+fn start(link: &Arc<Link>, inbox: &mut Inbox, welcome: Option<Welcome>) -> io::Result<()> {
     let watch = Watch {
         link: Arc::downgrade(link),
-        keeper: Arc::clone(keeper),
+        keeper: Arc::clone(link.keeper()),
         channel: duplicate(link.channel())?,
         board: link.board().try_clone_to_owned()?,
-        welcome: Some(welcome),
+        welcome,
         orphan: None,
         log: None,
         is_deaf: false,
@@ -221,8 +215,6 @@ fn settle_in(link: &Arc<Link>, welcome: Welcome) -> io::Result<()> {
     let thread = std::thread::Builder::new().name("rcluster-keeper".into()).stack_size(STACK);
     thread.spawn(move || watch.run())?;
     inbox.is_running = true;
-    drop(inbox);
-    link.await_bye();
     Ok(())
 }
 

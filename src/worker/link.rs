@@ -15,8 +15,8 @@
 //! answer is idle, not silent.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use super::drain::Drain;
 use super::held::Held;
 use super::keeper::Keeper;
 use super::ledger::Mark;
+use super::registry::{Facts, Registry};
 use super::tell::tell;
 use crate::wire::channel::End;
 use crate::wire::ledger::Ledger;
@@ -41,8 +42,14 @@ pub(super) struct Link {
     ledger: Option<Ledger>,
     state: Mutex<State>,
     changed: Condvar,
+    /// How many wait for that. Whoever is about to wait says so under the lock.
+    sleepers: AtomicUsize,
     /// Readable from the beginning of the drain on, for those who wait in `poll`.
     bell: EventFd,
+    /// Readable when a connection has ended that was waited for.
+    nudge: EventFd,
+    /// The end of a connection is waited for.
+    awaits_end: AtomicBool,
     retiring: AtomicBool,
     /// What was said when it became ready.
     ready: OnceLock<ToMaster>,
@@ -66,6 +73,7 @@ pub(super) struct State {
     held: usize,
     /// Of these, the ones that nothing was read from yet.
     pub silent: usize,
+    pub registry: Registry,
     pub drain: Option<Drain>,
     /// Drained, and nothing in hand any more: it was said.
     pub drained: bool,
@@ -83,7 +91,10 @@ impl Link {
             ledger: None,
             state: Mutex::default(),
             changed: Condvar::new(),
+            sleepers: AtomicUsize::new(0),
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            nudge: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            awaits_end: AtomicBool::new(false),
             retiring: AtomicBool::new(false),
             ready: OnceLock::new(),
             keeper: Arc::new(Keeper::new()?),
@@ -155,17 +166,42 @@ impl Link {
         self.seat.add_progress();
     }
 
-    /// One more connection was received. Before its first byte is read.
-    pub fn hold(self: &Arc<Link>, past: Option<Past>, entry: Option<u32>) -> Held {
-        let is_answered = past.is_some_and(|past| past.requests > 0);
-        let mut state = self.lock();
-        state.held += 1;
-        state.silent += usize::from(!is_answered);
-        drop(state);
+    /// One more connection was received, by this listener, with a socket of this number. Before its
+    /// first byte is read.
+    pub fn hold(
+        self: &Arc<Link>,
+        listener: &Arc<str>,
+        socket: Option<i32>,
+        past: Option<Past>,
+        entry: Option<u32>,
+    ) -> Held {
+        let held = self.enter(listener, socket, past, entry);
         if self.seat.add_taken() {
             self.say(&ToMaster::Room);
         }
-        Held::new(Arc::clone(self), past, Mark::new(self.ledger.as_ref(), entry))
+        held
+    }
+
+    /// The same of one that was accepted here, and is counted by now.
+    pub fn hold_accepted(self: &Arc<Link>, listener: &Arc<str>, socket: i32) -> Held {
+        self.enter(listener, Some(socket), None, None)
+    }
+
+    fn enter(
+        self: &Arc<Link>,
+        listener: &Arc<str>,
+        socket: Option<i32>,
+        past: Option<Past>,
+        entry: Option<u32>,
+    ) -> Held {
+        let facts = Arc::new(Facts::new(Arc::clone(listener), socket, past));
+        let mut state = self.lock();
+        state.held += 1;
+        state.silent += usize::from(facts.requests() == 0);
+        let place = state.registry.enter(Arc::clone(&facts));
+        drop(state);
+        let mark = Mark::new(self.ledger.as_ref(), entry);
+        Held::new(Arc::clone(self), (facts, place), past, mark)
     }
 
     /// One of the silent ones has been read from.
@@ -175,17 +211,43 @@ impl Link {
     }
 
     /// One is in hand no longer: finished, or given away.
-    pub fn let_go(&self, is_finished: bool, was_silent: bool) {
+    pub fn let_go(&self, place: usize, is_finished: bool, was_silent: bool) {
         // Counted before DRAINED can be said, which promises that the counters are final.
         if is_finished && self.seat.add_finished() {
             self.say(&ToMaster::Room);
         }
+        self.tell_end();
         let mut state = self.lock();
         state.held -= 1;
         state.silent -= usize::from(was_silent);
+        state.registry.leave(place);
         self.settle(&mut state);
         drop(state);
         self.wake();
+    }
+
+    /// From now on the end of the next connection makes [`Link::nudge`] readable. Who waits for that looks
+    /// at the counters once more after this.
+    pub fn await_end(&self) {
+        self.awaits_end.store(true, SeqCst);
+    }
+
+    /// Readable when a connection has ended that was waited for.
+    pub fn nudge(&self) -> &EventFd {
+        &self.nudge
+    }
+
+    /// A connection is counted as ended.
+    fn tell_end(&self) {
+        if self.awaits_end.load(SeqCst) && self.awaits_end.swap(false, SeqCst) {
+            // Only a counter near its maximum could refuse.
+            let _ = self.nudge.write(1);
+        }
+    }
+
+    /// What this worker counts.
+    pub fn seat(&self) -> &SeatWords {
+        &self.seat
     }
 
     /// One more request was begun.
@@ -198,7 +260,7 @@ impl Link {
     /// The master announced a connection that never arrived: taken and finished, so that the
     /// credit for it comes back.
     pub fn note_swallowed(self: &Arc<Link>, entry: Option<u32>) {
-        drop(self.hold(None, entry));
+        drop(self.hold(&Arc::from(""), None, None, entry));
     }
 
     /// One more connection went back to the master.
@@ -232,16 +294,20 @@ impl Link {
     /// Waits until something has changed, at most for `limit`.
     pub fn wait_change(&self, limit: Duration) {
         let state = self.lock();
+        self.sleepers.fetch_add(1, SeqCst);
         let waited = self.changed.wait_timeout(state, limit);
+        self.sleepers.fetch_sub(1, SeqCst);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Waits until it is drained, nothing is in hand, and the master knows.
     pub fn wait_over(&self) {
         let mut state = self.lock();
+        self.sleepers.fetch_add(1, SeqCst);
         while !state.over {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        self.sleepers.fetch_sub(1, SeqCst);
     }
 
     /// DRAINED is owed when it is drained and nothing is in hand; said at once, and once.
@@ -257,8 +323,12 @@ impl Link {
         }
     }
 
+    /// Tells those who wait that the state has changed.
     pub fn wake(&self) {
-        self.changed.notify_all();
+        // Which is a system call, even if nobody does.
+        if self.sleepers.load(SeqCst) > 0 {
+            self.changed.notify_all();
+        }
         #[cfg(feature = "tokio")]
         self.notify.notify_waiters();
     }
@@ -266,6 +336,39 @@ impl Link {
     pub fn lock(&self) -> MutexGuard<'_, State> {
         // No foreign code runs under the lock, and every update is complete.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a worker that outlives its master owes.
+impl Link {
+    /// The master will say when all is heard.
+    pub fn await_bye(&self) {
+        self.lock().awaits_bye = true;
+    }
+
+    /// It was said, or nobody will say it.
+    pub fn await_nothing(&self) {
+        let mut state = self.lock();
+        state.awaits_bye = false;
+        self.settle(&mut state);
+        drop(state);
+        self.wake();
+    }
+
+    /// Nobody takes connections back any more.
+    pub fn keep_all(&self) {
+        if let Some(drain) = &mut self.lock().drain {
+            drain.handback = false;
+        }
+    }
+
+    /// DRAINED was said, to whomever.
+    pub fn is_drained(&self) -> bool {
+        self.lock().drained
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.lock().over
     }
 }
 

@@ -1,39 +1,50 @@
 //! The library for programs that are started as workers.
 //!
-//! A worker says READY, receives connections over its channel, answers them, and on DRAIN finishes
-//! what it has in hand and leaves. It never listens, never accepts and never stops early: when the
+//! A worker says READY, receives connections over its channel (or accepts them, where the master lets
+//! it), answers them, and on DRAIN finishes what it has in hand and leaves. It never stops early: when the
 //! master dies it serves on and waits for the next one; when none comes, it finishes what it has.
 //!
 //! ```text
 //!             ┌ ready()         a thread per connection, from a pool
 //! channel ─▶ taker ─▶ connections()   an iterator, for threads of your own
-//!             ├ into_incoming() tokio streams           (feature `tokio`)
+//! listeners ─┘├ into_incoming() tokio streams           (feature `tokio`)
 //!             ├ serve(app)      HTTP by hyper           (feature `serve`)
 //!             └ into_listener() for `axum::serve`       (feature `axum`)
 //!                  └─ every connection holds a place in the link, which counts and says DRAINED
 //! ```
 //!
-//! * `link`, `held`, `drain`: what is owed to the master. · `taker`: messages in. · `pool`: threads.
+//! * `link`, `held`, `drain`: what is owed to the master. · `taker`: messages in.
+//! * `acceptor`, `listeners`: clients in, where workers accept by themselves; `balance`, `bell`: and when they stay away.
+//! * `watch`, `intake`: where threads wait and take; `pool`, `connections`: and what they do then.
 //! * `keeper`, `orphan`: from one master to the next. · `ledger`: what a crash would mean.
+//! * `registry`: what is in hand, for those who wonder.
 //! * `handback`: live connections out, to the next worker. · `serve`: HTTP, and when it can leave.
 //! * `tell`: words for the log.
-//! * `connection`, `stream`, `address`: what an author sees.
+//! * `connection` (of a `plain` socket), `stream`, `address`: what an author sees.
 //!
 //! The blocking core knows nothing of tokio, and needs nix alone.
 #![warn(clippy::print_stderr, reason = "it panics when stderr is gone; see `tell`")]
 
+mod acceptor;
 mod address;
 #[cfg(feature = "axum")]
 mod axum;
+mod balance;
+mod bell;
 mod connection;
+mod connections;
 mod drain;
 mod handback;
 mod held;
+mod intake;
 mod keeper;
 mod ledger;
 mod link;
+mod listeners;
 mod orphan;
+mod plain;
 mod pool;
+mod registry;
 #[cfg(feature = "serve")]
 mod serve;
 #[cfg(feature = "tokio")]
@@ -46,18 +57,18 @@ mod tell;
 pub(crate) mod tests;
 #[cfg(feature = "tokio")]
 mod tokio;
+mod watch;
 
-use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc;
 
 pub use self::address::Address;
 #[cfg(feature = "axum")]
 pub use self::axum::{Channel, HandBack, Io, Listener, Watched, hand_back};
 pub use self::connection::{Connection, Wait};
+pub use self::connections::Connections;
 pub use self::handback::Kept;
 #[cfg(feature = "serve")]
 pub use self::serve::{App, body::RequestBody, peer::Peer, serve};
@@ -66,17 +77,18 @@ pub use self::stream::Stream;
 #[cfg(feature = "tokio")]
 pub use self::tokio::{Draining, Incoming};
 
-use self::drain::Drain;
+use self::intake::Intake;
 use self::link::Link;
 use self::pool::Pool;
-use self::taker::{Fresh, Taker, now};
+use self::taker::Fresh;
 use self::tell::tell;
+use self::watch::Watch;
 use crate::error::{Error, Result};
 use crate::sys::ancillary::take_from_env;
 use crate::sys::limits::raise_descriptor_limit;
 use crate::wire::channel::End;
 use crate::wire::ledger::Ledger;
-use crate::wire::message::ToMaster;
+use crate::wire::message::{Ready, ToMaster};
 use crate::wire::scoreboard::{STRIDE, Scoreboard};
 use crate::wire::{
     CHANNEL_VARIABLE, GENERATION_VARIABLE, LEDGER_VARIABLE, POOL_VARIABLE, SCOREBOARD_VARIABLE,
@@ -226,7 +238,8 @@ impl Worker {
         Handle(Arc::clone(&self.link))
     }
 
-    /// Says READY and has every connection handled, on a thread of its own, until drained.
+    /// Says READY and has every connection handled until drained, each by one thread, of which the calling
+    /// one is the first: whichever takes a connection handles it.
     ///
     /// What the handler returns is dropped: that a client hung up is no event. A handler that
     /// panics loses its connection alone.
@@ -235,88 +248,55 @@ impl Worker {
     /// closed or handed back.
     ///
     /// # Errors
-    /// When the channel fails.
+    /// When the channel fails, and when the system has no descriptors left.
     pub fn ready<R>(self, handler: impl Fn(Connection) -> R + Send + Sync + 'static) -> Result<()> {
         let threads = self.bounded(self.threads);
+        let limit = self.limit.map_or(threads, |limit| self.bounded(limit));
+        let watch = Watch::several(&self.link)?;
+        let intake = Intake::new(&self.link, self.descriptor_limit, limit, watch);
         let handler = move |connection| drop(handler(connection));
-        let pool = Pool::new(threads as usize, Box::new(handler));
-        let mut taker = self.announce(self.limit.map_or(threads, |limit| self.bounded(limit)));
-        taker.run(|fresh| {
-            if let Some(connection) = adopt(fresh) {
-                pool.give(connection);
-            }
-            ControlFlow::Continue(())
-        })?;
+        let pool = Pool::new(intake, threads as usize, Box::new(handler));
+        self.say_ready(limit);
+        pool.run()?;
         self.link.wait_over();
         Ok(())
     }
 
-    /// Says READY and lends the connections out, for programs with threads of their own.
+    /// Says READY and lends the connections out, for programs with threads of their own. The thread that
+    /// iterates takes them itself; one of the library's stands in for it while it is away.
     ///
     /// [`Worker::limit`] says how many may be out at once, one if nothing is said: right for a
     /// loop that answers one after the other.
     ///
     /// # Errors
-    /// When the system refuses the thread that receives.
+    /// When the system refuses that thread, or has no descriptors left.
     pub fn connections(self) -> Result<Connections> {
-        let mut taker = self.announce(self.bounded(self.limit.unwrap_or(1)));
-        let (sender, receiver) = mpsc::channel();
-        let receive = move || {
-            let run = taker.run(|fresh| match adopt(fresh).map(|it| sender.send(it)) {
-                Some(Ok(())) | None => ControlFlow::Continue(()),
-                // The iterator is gone.
-                Some(Err(mpsc::SendError(_))) => ControlFlow::Break(()),
-            });
-            if let Err(error) = run {
-                tell!("the channel to the master failed: {error}");
-                taker.link().drain(Drain::orphaned(now()));
-            }
-        };
-        std::thread::Builder::new().name("rcluster-receiver".into()).spawn(receive)?;
-        Ok(Connections { receiver, link: self.link })
+        let limit = self.bounded(self.limit.unwrap_or(1));
+        let connections = Connections::new(&self.link, self.descriptor_limit, limit)?;
+        self.say_ready(limit);
+        Ok(connections)
     }
 
     /// Tells the master that this worker is ready and how many connections it holds.
-    fn announce(&self, limit: u32) -> Taker {
-        let stride = u32::try_from(STRIDE).unwrap_or(u32::MAX);
-        let board = self.board;
-        let ledger = self.link.has_ledger();
-        let (handback, adoption, draining) = (true, true, false);
-        let ready = ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining };
-        self.link.say_ready(ready);
-        Taker::new(Arc::clone(&self.link), self.descriptor_limit)
+    fn say_ready(&self, limit: u32) {
+        let ready = Ready {
+            limit,
+            stride: u32::try_from(STRIDE).unwrap_or(u32::MAX),
+            board: self.board,
+            handback: true,
+            ledger: self.link.has_ledger(),
+            adoption: true,
+            draining: false,
+            tells: true,
+            accepts: true,
+        };
+        self.link.say_ready(ToMaster::Ready(ready));
     }
 
     /// `limit`, as far as half of the descriptor table allows.
     fn bounded(&self, limit: u32) -> u32 {
         let half = u32::try_from(self.descriptor_limit / 2).unwrap_or(u32::MAX);
         limit.min(half).max(1)
-    }
-}
-
-/// Connections, as they come.
-///
-/// Ends when the worker is drained: the master said so, and every connection that this iterator
-/// lent out is dropped. A program may end then, and must not before: leaving the loop early drops
-/// clients ([`Handle::retire`] is the way out). So do not keep connections in the thread that
-/// iterates while asking for the next.
-#[derive(Debug)]
-pub struct Connections {
-    receiver: mpsc::Receiver<Connection>,
-    link: Arc<Link>,
-}
-
-impl Iterator for Connections {
-    type Item = Connection;
-
-    fn next(&mut self) -> Option<Connection> {
-        match self.receiver.recv() {
-            Ok(connection) => Some(connection),
-            Err(mpsc::RecvError) => {
-                self.link.wait_over();
-                None
-            }
-        }
     }
 }
 

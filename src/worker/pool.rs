@@ -1,140 +1,124 @@
 //! Threads that run a handler, one connection each.
 //!
-//! A thread is started when a connection comes and none is idle, up to a bound, and ends when
-//! nothing came for a while. The bound is what READY announced, so a connection never waits here
-//! unless the system refuses a thread. A handler that panics loses its connection and nothing else.
-//! Should a thread end otherwise than of itself, its [`Place`] is given back all the same.
+//! Whoever takes a connection handles it, see `intake`. One thread waits in any case, for the master's
+//! sake: the first that is not there any more starts another, up to a bound. The bound is what READY
+//! announced, so a connection never waits here unless the system refuses a thread. Who waited for a while
+//! in vain ends, unless it is the last. A handler that panics loses its connection and nothing else.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use super::adopt;
 use super::connection::Connection;
+use super::intake::{Intake, State};
 use super::tell::tell;
 
 /// How long a thread waits for its next connection.
 const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) struct Pool {
-    shared: Arc<Shared>,
+    intake: Intake,
     threads_max: usize,
-}
-
-struct Shared {
-    queue: Mutex<Queue>,
-    arrived: Condvar,
+    idle: Duration,
     handler: Box<dyn Fn(Connection) + Send + Sync>,
 }
 
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Connection>,
-    threads: usize,
-    idle: usize,
-}
-
 impl Pool {
-    pub fn new(threads_max: usize, handler: Box<dyn Fn(Connection) + Send + Sync>) -> Pool {
-        let shared = Shared { queue: Mutex::default(), arrived: Condvar::new(), handler };
-        Pool { shared: Arc::new(shared), threads_max }
+    pub fn new(
+        intake: Intake,
+        threads_max: usize,
+        handler: Box<dyn Fn(Connection) + Send + Sync>,
+    ) -> Arc<Pool> {
+        Arc::new(Pool { intake, threads_max, idle: IDLE, handler })
     }
 
-    /// Has the connection handled.
-    pub fn give(&self, connection: Connection) {
-        let mut queue = self.shared.lock();
-        queue.waiting.push_back(connection);
-        // An idle thread that was woken but has not run yet still counts as idle, and its
-        // connection as waiting.
-        if queue.waiting.len() <= queue.idle || queue.threads == self.threads_max {
-            self.shared.arrived.notify_one();
-            return;
-        }
-        queue.threads += 1;
-        drop(queue);
-        start(&self.shared);
-    }
-}
-
-/// Starts a thread that is counted already.
-fn start(shared: &Arc<Shared>) {
-    let theirs = Arc::clone(shared);
-    let started = std::thread::Builder::new()
-        .name("rcluster-handler".into())
-        .spawn(move || Place(theirs).0.serve());
-    if let Err(error) = started {
-        shared.do_without(&error);
-    }
-}
-
-/// A running thread's place among `threads`, given back however the thread ends.
-struct Place(Arc<Shared>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut queue = self.0.lock();
-        if queue.waiting.is_empty() {
-            queue.threads -= 1;
-            return;
-        }
-        // Somebody may have counted on this thread: another one has its place.
-        drop(queue);
-        start(&self.0);
-    }
-}
-
-impl Shared {
-    /// The system refused a thread: another one takes the connection in its time, or, when there
-    /// is none, this one.
-    fn do_without(&self, error: &std::io::Error) {
-        tell!("no further thread: {error}");
-        let mut queue = self.lock();
-        queue.threads -= 1;
-        while queue.threads == 0 {
-            let Some(connection) = queue.waiting.pop_front() else { return };
-            drop(queue);
-            self.handle(connection);
-            queue = self.lock();
-        }
-        self.arrived.notify_one();
+    /// Handles connections on this thread, and on others, until nothing more is taken.
+    pub fn run(self: &Arc<Pool>) -> io::Result<()> {
+        self.serve(self.intake.lock(), None);
+        self.intake.lock().end.replace(Ok(())).unwrap_or(Ok(()))
     }
 
-    /// A thread's life.
-    fn serve(&self) {
-        let mut queue = self.lock();
+    /// A thread's life. It ends with the pool, or after so long in vain.
+    fn serve<'a>(self: &'a Arc<Pool>, mut state: MutexGuard<'a, State>, idle: Option<Duration>) {
         loop {
-            if let Some(connection) = queue.waiting.pop_front() {
-                drop(queue);
-                self.handle(connection);
-                queue = self.lock();
+            state.take();
+            if !state.queue.is_empty() && self.may_leave(&mut state) {
+                let fresh = state.queue.pop_front();
+                drop(state);
+                fresh.and_then(adopt).into_iter().for_each(|connection| self.handle(connection));
+                state = self.intake.lock();
                 continue;
             }
-            queue.idle += 1;
-            let waited = self.arrived.wait_timeout(queue, IDLE);
-            let (back, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            queue = back;
-            queue.idle -= 1;
-            if timeout.timed_out() && queue.waiting.is_empty() {
+            if state.end.is_some() && state.queue.is_empty() {
+                if state.free > 0 {
+                    // A drain is told to all, a failure to one.
+                    self.intake.call();
+                }
+                return;
+            }
+            let (back, is_timeout) = self.intake.wait(state, idle);
+            state = back;
+            if is_timeout && state.free > 0 && state.queue.is_empty() {
+                state.threads -= 1;
                 return;
             }
         }
     }
 
+    /// Whether this thread may go and handle the next connection: another one waits, or takes over.
+    fn may_leave(self: &Arc<Pool>, state: &mut State) -> bool {
+        // Beside the one that it goes with.
+        let has_more = state.is_full || state.queue.len() > 1;
+        if state.free > 0 {
+            if has_more {
+                self.intake.call();
+            }
+            return true;
+        }
+        let is_needed = has_more || state.end.is_none();
+        if is_needed && state.threads <= self.threads_max {
+            match self.start() {
+                Ok(()) => {
+                    state.threads += 1;
+                    // It has not looked yet.
+                    state.free += 1;
+                    return true;
+                }
+                Err(error) => tell!("no further thread: {error}"),
+            }
+        }
+        // Who is alone had better answer than listen.
+        state.threads == 1 || state.end.is_some()
+    }
+
+    fn start(self: &Arc<Pool>) -> io::Result<()> {
+        let pool = Arc::clone(self);
+        let life = move || {
+            let mut state = pool.intake.lock();
+            state.free -= 1;
+            pool.serve(state, Some(pool.idle));
+        };
+        std::thread::Builder::new().name("rcluster-handler".into()).spawn(life)?;
+        Ok(())
+    }
+
     fn handle(&self, connection: Connection) {
         // What the handler captured may be left as the panic found it; that is the handler's to
         // know, as it is for any thread that panics beside others.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.handler)(connection))) {
-            tell!(
-                "the handler panicked ({}); its connection is closed, the worker serves on",
-                words_of(&*panic)
-            );
+        let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.handler)(connection))) else {
+            return;
+        };
+        tell!(
+            "the handler panicked ({}); its connection is closed, the worker serves on",
+            words_of(&*panic)
+        );
+        // What it panicked with may panic when it is dropped.
+        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            std::mem::forget(another);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // The handler never runs under the lock.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,4 +126,62 @@ fn words_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.and_then(|text| text.lines().next()).unwrap_or("without words")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+
+    use super::super::tests::{LONG, cluster, read_all};
+    use super::super::watch::Watch;
+    use super::*;
+    use crate::wire::message::{ToMaster, ToWorker};
+
+    #[test]
+    fn who_waits_in_vain_leaves_unless_it_is_the_last() {
+        let (master, worker) = cluster();
+        let intake = Intake::new(&worker.link, 1024, 8, Watch::several(&worker.link).unwrap());
+        let (go, gate) = channel::<()>();
+        let gate = Mutex::new(gate);
+        let handler = Box::new(move |mut connection: Connection| {
+            gate.lock().unwrap().recv().unwrap();
+            connection.write_all(b"x").unwrap();
+        });
+        let idle = Duration::from_millis(20);
+        let pool = Arc::new(Pool { intake, threads_max: 8, idle, handler });
+        let running = Arc::clone(&pool);
+        let running = std::thread::spawn(move || running.run());
+        for _ in 0..2 {
+            let clients: Vec<_> = (0..8).map(|_| master.dispatch()).collect();
+            // One each, and one who waits.
+            until(|| pool.intake.lock().threads == 9);
+            (0..8).for_each(|_| go.send(()).unwrap());
+            clients.into_iter().for_each(|client| assert_eq!(read_all(client), "x"));
+            until(|| pool.intake.lock().threads <= 2);
+        }
+        // However long the others answer.
+        let clients: Vec<_> = (0..3).map(|_| master.dispatch()).collect();
+        master.until(|counts| counts.taken == 19);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "that nothing comes for so long is the event"
+        )]
+        std::thread::sleep(idle * 5);
+        master.say(&ToWorker::Ping);
+        assert_eq!(master.hear(), ToMaster::Room);
+        (0..3).for_each(|_| go.send(()).unwrap());
+        clients.into_iter().for_each(|client| assert_eq!(read_all(client), "x"));
+        master.drain(LONG);
+        running.join().unwrap().unwrap();
+    }
+
+    fn until(wanted: impl Fn() -> bool) {
+        let end = super::super::taker::now() + LONG;
+        while !wanted() {
+            assert!(super::super::taker::now() < end);
+            std::thread::yield_now();
+        }
+    }
 }

@@ -67,7 +67,7 @@ impl Leftover {
 
 impl Stream {
     pub(super) fn new(fresh: Fresh) -> io::Result<Stream> {
-        let Fresh { socket, listener, leftover, held } = fresh;
+        let Fresh { socket, listener, leftover, held, .. } = fresh;
         let socket = Socket::new(socket)?;
         let leftover = Leftover { bytes: leftover, read: 0 };
         Ok(Stream {
@@ -239,9 +239,14 @@ impl Stream {
         self.held.count_by_hand();
     }
 
-    /// So many requests more, which were counted by hand.
-    pub(super) fn add_requests(&self, count: u64) {
-        self.held.add_requests(count);
+    /// A server runs it that is watched.
+    pub(super) fn attach(&self, tracker: &Arc<Tracker>) {
+        self.held.facts().attach(tracker);
+    }
+
+    /// The server has let it go, after so many requests.
+    pub(super) fn detach(&self, requests: u64) {
+        self.held.facts().detach(requests);
     }
 
     /// What is spoken is HTTP/1: who is not answered can be told so.
@@ -292,6 +297,12 @@ impl Leaving {
             }
             Err(why) => tell!("closed an idle connection that was to be handed back: {why}"),
         }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.held.facts().withdraw();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Takes messages from the channel, one at a time.
+//! Takes messages from the channel, one at a time; and clients, where this worker accepts by itself.
 //!
 //! Taking is prompt and never waits for a handler: what waits in the channel is the master's
 //! measure of a stall. What is taken is bounded by the limit that READY announced.
@@ -12,21 +12,21 @@
 //! or damaged costs its connection, and that one alone.
 
 use std::io;
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
-
+use super::acceptor::{Acceptor, Came};
 use super::drain::Drain;
 use super::held::Held;
 use super::keeper::{self, Luggage};
 use super::link::Link;
 use super::tell::tell;
+use super::watch::{Events, Watch};
 use crate::sys::ancillary::number_of;
+use crate::sys::clock::microseconds;
 use crate::sys::leftover;
-use crate::sys::socket::{Open, wait_readable};
+use crate::sys::socket::{Family, Open};
 use crate::wire::channel::Received;
 use crate::wire::message::{LENGTH_MAX, Past, ToMaster, ToWorker};
 
@@ -41,7 +41,17 @@ pub(super) struct Fresh {
     pub listener: Arc<str>,
     /// What a previous owner has read and not used; comes before the bytes of the socket.
     pub leftover: Vec<u8>,
+    pub origin: Origin,
     pub held: Held,
+}
+
+/// Where a connection comes from, and what is known of its socket therefore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// From the master, who may hold it, too.
+    Master,
+    /// It was accepted here, and nobody else holds it. Whether it blocks is known.
+    Here { family: Option<Family>, blocks: bool },
 }
 
 /// What one attempt brought.
@@ -52,7 +62,7 @@ pub(super) enum Taken {
     Other,
     /// Nothing is there.
     Empty,
-    /// No spare descriptor: nothing was received.
+    /// No spare descriptor: nothing was received or accepted.
     Full,
     /// The drain has begun: nothing follows.
     Over,
@@ -68,44 +78,86 @@ pub(super) struct Taker {
     complained: bool,
     /// The last listener's name; most messages bear the same.
     listener: Arc<str>,
+    /// Connections in hand at once, as READY announced.
+    limit: u32,
+    /// Where this worker accepts by itself.
+    acceptor: Option<Acceptor>,
 }
 
 impl Taker {
-    pub fn new(link: Arc<Link>, descriptor_limit: u64) -> Taker {
-        let watermark = descriptor_limit / 2;
-        Taker { link, watermark, high: true, complained: false, listener: Arc::from("") }
+    pub fn new(link: Arc<Link>, descriptor_limit: u64, limit: u32) -> Taker {
+        let (watermark, listener) = (descriptor_limit / 2, Arc::from(""));
+        let (high, complained, acceptor) = (true, false, None);
+        Taker { link, watermark, high, complained, listener, limit, acceptor }
     }
 
+    /// The same for threads that wait at `watch`.
+    pub fn at(link: Arc<Link>, descriptor_limit: u64, limit: u32, watch: Arc<Watch>) -> Taker {
+        let acceptor = Some(Acceptor::new(&link, watch));
+        Taker { acceptor, ..Taker::new(link, descriptor_limit, limit) }
+    }
+
+    /// Where this worker accepts by itself, if it does.
+    #[cfg(feature = "tokio")]
+    pub fn acceptor(&mut self) -> Option<&mut Acceptor> {
+        self.acceptor.as_mut()
+    }
+
+    #[cfg(feature = "tokio")]
     pub fn link(&self) -> &Arc<Link> {
         &self.link
     }
 
-    /// Takes until the drain begins or `give`, which gets each connection, wants no more.
-    pub fn run(&mut self, mut give: impl FnMut(Fresh) -> ControlFlow<()>) -> io::Result<()> {
-        loop {
-            match self.take()? {
-                Taken::Connection(fresh) => {
-                    if give(fresh).is_break() {
-                        return Ok(());
-                    }
-                }
-                Taken::Other => {}
-                Taken::Empty => wait_readable(&[self.link.channel().as_fd()], None)?,
-                Taken::Full => self.link.wait_change(FULL_RETRY),
-                Taken::Over => return Ok(()),
+    /// Something has happened where threads wait.
+    pub fn note(&mut self, events: &Events) {
+        self.acceptor.iter_mut().for_each(|acceptor| acceptor.note(events));
+    }
+
+    /// Nothing is left: decides whether to be woken for the next client. Whether there is something
+    /// to take before.
+    pub fn settle(&mut self) -> io::Result<bool> {
+        self.acceptor.as_mut().map_or(Ok(false), Acceptor::settle)
+    }
+
+    /// Takes one client whom this worker was woken for, else one message, if one is there.
+    pub fn take(&mut self) -> io::Result<Taken> {
+        if self.high && !self.has_spare() {
+            self.acceptor.iter_mut().for_each(Acceptor::rest);
+            return Ok(Taken::Full);
+        }
+        match self.acceptor.as_mut().map_or(Came::Nobody, Acceptor::take) {
+            Came::Client { socket, listener, origin } => {
+                Ok(self.accepted(socket, listener, origin))
             }
+            Came::Full => {
+                self.high = true;
+                Ok(Taken::Full)
+            }
+            Came::Nobody => self.receive(),
         }
     }
 
-    /// Takes one message, if one is there.
-    pub fn take(&mut self) -> io::Result<Taken> {
+    /// Takes one message, if one is there for all that is known.
+    pub fn take_message(&mut self) -> io::Result<Taken> {
         if self.high && !self.has_spare() {
             return Ok(Taken::Full);
         }
+        self.receive()
+    }
+
+    /// The same, with a spare descriptor in hand.
+    fn receive(&mut self) -> io::Result<Taken> {
+        if self.acceptor.as_ref().is_some_and(|acceptor| !acceptor.hears()) {
+            return Ok(Taken::Empty);
+        }
         let mut buffer = [0; LENGTH_MAX];
-        match self.link.channel().receive(&mut buffer)? {
+        let received = self.link.channel().receive(&mut buffer)?;
+        let is_empty = matches!(received, Received::Empty);
+        self.acceptor.iter_mut().for_each(|acceptor| acceptor.note_taken(is_empty));
+        match received {
             Received::Empty => Ok(Taken::Empty),
             Received::Closed => {
+                self.acceptor = None;
                 self.link.drain(Drain::orphaned(now()));
                 Ok(Taken::Over)
             }
@@ -129,18 +181,30 @@ impl Taker {
                 self.handle_connection(luggage, past, entry)
             }
             Ok(ToWorker::Drain { deadline, handback }) => {
+                // Before anybody can learn of the drain.
+                self.acceptor = None;
                 self.link.drain(Drain::told(now(), deadline, handback));
+                keeper::listen(&self.link);
                 Taken::Over
             }
             Ok(ToWorker::Ping) => {
                 self.link.say(&ToMaster::Room);
                 Taken::Other
             }
+            Ok(ToWorker::Listen { listener, limit }) => {
+                if let Err(error) = self.listen(luggage, listener, limit) {
+                    // Another one may have more luck.
+                    tell!("cannot accept from {listener}, and asks to be replaced: {error}");
+                    self.link.retire();
+                }
+                Taken::Other
+            }
             Ok(
                 message @ (ToWorker::Welcome { .. }
                 | ToWorker::Bye
                 | ToWorker::Keep { .. }
-                | ToWorker::Forget { .. }),
+                | ToWorker::Forget { .. }
+                | ToWorker::Ask { .. }),
             ) => {
                 keeper::heed(&self.link, &message, luggage);
                 Taken::Other
@@ -173,7 +237,8 @@ impl Taker {
             }
             return Taken::Other;
         };
-        self.high = u64::try_from(number_of(&socket)).is_ok_and(|number| number >= self.watermark);
+        let number = number_of(&socket);
+        self.high = u64::try_from(number).is_ok_and(|number| number >= self.watermark);
         let announced = past.map_or(0, |past| past.leftover);
         let leftover = match unpack(announced, luggage.second) {
             Ok(leftover) => leftover,
@@ -186,8 +251,38 @@ impl Taker {
                 return Taken::Other;
             }
         };
-        let held = self.link.hold(past, entry);
-        Taken::Connection(Fresh { socket, listener: Arc::clone(&self.listener), leftover, held })
+        let held = self.link.hold(&self.listener, Some(number), past, entry);
+        let (listener, origin) = (Arc::clone(&self.listener), Origin::Master);
+        Taken::Connection(Fresh { socket, listener, leftover, origin, held })
+    }
+
+    /// The master lets this worker accept by itself.
+    fn listen(&mut self, luggage: Luggage, listener: &str, limit: u32) -> io::Result<()> {
+        let missing = || io::Error::new(io::ErrorKind::InvalidData, "its socket got lost");
+        let socket = luggage.first.ok_or_else(missing)?;
+        let limits = [limit, self.limit].into_iter().filter(|&limit| limit > 0);
+        let limit = limits.min().map_or(u64::MAX, u64::from);
+        let acceptor = match &mut self.acceptor {
+            Some(acceptor) => acceptor,
+            none @ None => {
+                let watch = Arc::new(Watch::nested(&self.link)?);
+                none.insert(Acceptor::new(&self.link, watch))
+            }
+        };
+        acceptor.set_limit(limit);
+        if let Some(bell) = luggage.second {
+            acceptor.hear_bell(bell);
+        }
+        acceptor.listen(socket, listener);
+        Ok(())
+    }
+
+    /// A client was accepted here.
+    fn accepted(&mut self, socket: OwnedFd, listener: Arc<str>, origin: Origin) -> Taken {
+        let number = number_of(&socket);
+        self.high = u64::try_from(number).is_ok_and(|number| number >= self.watermark);
+        let held = self.link.hold_accepted(&listener, number);
+        Taken::Connection(Fresh { socket, listener, leftover: Vec::new(), origin, held })
     }
 
     /// For a socket and its leftover.
@@ -215,14 +310,7 @@ fn unpack(announced: u32, packed: Option<OwnedFd>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Microseconds of CLOCK_MONOTONIC, which all processes share.
-pub(super) fn microseconds() -> u64 {
-    // The clock exists: it cannot fail.
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// The same time on this process' clock.
+/// Microseconds of the clock that all processes share, on this process' own.
 pub(super) fn instant_of(time: u64) -> Instant {
     let age = Duration::from_micros(microseconds().saturating_sub(time));
     now().checked_sub(age).unwrap_or_else(now)

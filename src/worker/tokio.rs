@@ -1,6 +1,6 @@
 //! Connections as tokio streams.
 //!
-//! One task takes from the channel, inside the author's runtime and on no thread of its own: a
+//! One task takes from the channel (and accepts, where the master lets it), inside the author's runtime and on no thread of its own: a
 //! runtime that is blocked takes nothing, and that is how the master sees it. It hands the streams
 //! to [`Incoming`], at once or, after [`Worker::when_readable`], when the client's first bytes are
 //! there; those that are still silent when the drain begins are handed back, if the master offers it.
@@ -12,18 +12,20 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::AsFd;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep_until, timeout, timeout_at};
 
 use super::Worker;
 use super::drain::Drain;
@@ -60,10 +62,12 @@ impl Worker {
             ));
         }
         let channel = register(&self.link)?;
-        let limit = self.limit.unwrap_or(u32::MAX);
-        let taker = self.announce(self.bounded(limit));
+        let limit = self.bounded(self.limit.unwrap_or(u32::MAX));
+        self.say_ready(limit);
+        let taker = Taker::new(Arc::clone(&self.link), self.descriptor_limit, limit);
         let (sender, receiver) = unbounded_channel();
-        let task = tokio::spawn(receive(channel, taker, sender, self.readable));
+        let sink = Sink { sender, readable: self.readable };
+        let task = tokio::spawn(receive(channel, taker, sink));
         Ok(Incoming { receiver, link: self.link, task })
     }
 }
@@ -71,10 +75,14 @@ impl Worker {
 /// The channel, registered with the runtime under a number of its own. Only its readiness is asked
 /// for, which tokio's datagram socket offers of any socket that is given to it.
 pub(super) fn register(link: &Link) -> io::Result<UnixDatagram> {
-    let channel = link.channel().as_fd().try_clone_to_owned()?;
-    let channel = std::os::unix::net::UnixDatagram::from(channel);
-    channel.set_nonblocking(true)?;
-    UnixDatagram::from_std(channel)
+    watch(link.channel().as_fd())
+}
+
+/// The same of anything that becomes readable.
+fn watch(source: BorrowedFd<'_>) -> io::Result<UnixDatagram> {
+    let source = std::os::unix::net::UnixDatagram::from(source.try_clone_to_owned()?);
+    source.set_nonblocking(true)?;
+    UnixDatagram::from_std(source)
 }
 
 /// The waits of the link, without a thread.
@@ -145,36 +153,104 @@ impl Drop for Incoming {
     }
 }
 
-/// Takes from the channel until the drain begins.
-async fn receive(
-    channel: UnixDatagram,
-    mut taker: Taker,
+/// Takes until the drain begins: from the channel, and from listeners, once the master lets it.
+async fn receive(channel: UnixDatagram, mut taker: Taker, sink: Sink) {
+    let (mut source, mut is_set) = (channel, false);
+    loop {
+        let mut deadline = taker.acceptor().and_then(|acceptor| acceptor.deadline());
+        if let Some(acceptor) = taker.acceptor().filter(|_| !is_set) {
+            // It has the channel, too. Nothing may be there that could wake us: it is looked at.
+            match watch(acceptor.watch().as_fd()) {
+                Ok(set) => (source, is_set, deadline) = (set, true, Some(now())),
+                Err(error) => return fail(&taker, &error),
+            }
+        }
+        let flow = match until(source.readable(), deadline).await {
+            Some(Ok(())) => {
+                let taken = source.try_io(Interest::READABLE, || attempt(&mut taker));
+                sink.deal_with(taken, &taker).await
+            }
+            // The runtime shuts down.
+            Some(Err(_)) => return,
+            None => look_around(&mut taker, &sink).await,
+        };
+        if flow.is_break() {
+            return;
+        }
+    }
+}
+
+/// Takes one thing. `WouldBlock`: nothing more happens before the next event.
+fn attempt(taker: &mut Taker) -> io::Result<Taken> {
+    let nothing = || Err(io::ErrorKind::WouldBlock.into());
+    let accepts = match taker.acceptor() {
+        None => false,
+        Some(acceptor) => match acceptor.look()? {
+            true => true,
+            false => return nothing(),
+        },
+    };
+    match taker.take()? {
+        Taken::Empty if !accepts => nothing(),
+        // There may be more in the set.
+        Taken::Empty => Ok(Taken::Other),
+        taken @ (Taken::Connection(_) | Taken::Other | Taken::Full | Taken::Over) => Ok(taken),
+    }
+}
+
+/// No event has come for a while.
+async fn look_around(taker: &mut Taker, sink: &Sink) -> ControlFlow<()> {
+    taker.acceptor().into_iter().for_each(|acceptor| acceptor.note_timeout());
+    loop {
+        let taken = attempt(taker);
+        let is_all = taken.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock);
+        if is_all {
+            return ControlFlow::Continue(());
+        }
+        sink.deal_with(taken, taker).await?;
+    }
+}
+
+/// Waits, if need be no longer than until `deadline`; then `None`.
+async fn until<T>(future: impl Future<Output = T>, deadline: Option<Instant>) -> Option<T> {
+    match deadline {
+        Some(at) => timeout_at(at.into(), future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// Nobody can be heard any more.
+fn fail(taker: &Taker, error: &io::Error) {
+    tell!("the channel to the master failed: {error}");
+    taker.link().drain(Drain::orphaned(now()));
+}
+
+/// Where streams go.
+struct Sink {
     sender: UnboundedSender<Stream>,
+    /// When something can be read from them.
     readable: bool,
-) {
-    // An error here is the runtime's shutdown.
-    while channel.readable().await.is_ok() {
-        let taken = channel.try_io(Interest::READABLE, || match taker.take()? {
-            // Makes tokio wait for the next event.
-            Taken::Empty => Err(io::ErrorKind::WouldBlock.into()),
-            taken @ (Taken::Connection(_) | Taken::Other | Taken::Full | Taken::Over) => Ok(taken),
-        });
+}
+
+impl Sink {
+    /// Sends a connection on. Whether more may follow.
+    async fn deal_with(&self, taken: io::Result<Taken>, taker: &Taker) -> ControlFlow<()> {
         match taken {
             Ok(Taken::Connection(fresh)) => match Stream::new(fresh) {
-                Ok(stream) if readable => hold_back(stream, sender.clone()),
-                Ok(stream) => drop(sender.send(stream)),
+                Ok(stream) if self.readable => hold_back(stream, self.sender.clone()),
+                Ok(stream) => drop(self.sender.send(stream)),
                 Err(error) => tell!("closed a descriptor from the master: {error}"),
             },
             Ok(Taken::Other | Taken::Empty) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(Taken::Full) => drop(timeout(FULL_RETRY, taker.link().until_change()).await),
-            Ok(Taken::Over) => return,
+            Ok(Taken::Over) => return ControlFlow::Break(()),
             Err(error) => {
-                tell!("the channel to the master failed: {error}");
-                taker.link().drain(Drain::orphaned(now()));
-                return;
+                fail(taker, &error);
+                return ControlFlow::Break(());
             }
         }
+        ControlFlow::Continue(())
     }
 }
 

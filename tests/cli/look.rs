@@ -47,6 +47,68 @@ fn json_is_what_the_master_said() {
 }
 
 #[test]
+fn who_drains_is_a_table_and_the_pool_is_asked_for() {
+    let worker = json!({"pool": "web", "slot": 2, "generation": 4, "pid": 8, "cutIn": 25.5,
+                        "inHand": 1, "untold": 0, "connections": [{"peer": "unix",
+                        "listener": "a.sock", "heldFor": 61.0, "state": "idle", "requests": 3}]});
+    for (typed, parameters) in
+        [("status --drain", json!({})), ("status web --drain", json!({"pool": "web"}))]
+    {
+        let answers = json!({"parameters": {"workers": [worker]}});
+        let master = Master::new(move |stream| {
+            let call = read_call(stream);
+            assert_eq!(call["method"], "io.rcluster.Draining");
+            assert_eq!(call["parameters"], parameters);
+            say_slowly(stream, &answers);
+        });
+        let ran = master.run(typed);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+        let of_pool = if typed.contains("web") { " of web" } else { "" };
+        let page = format!(
+            "1 worker{of_pool} drains, with 1 connection in hand\n\n\
+             web/2  generation 4  pid 8  1 in hand  cut in 25s\n       \
+             PEER  LISTENER     HELD  STATE  REQUESTS\n       \
+             unix  a.sock    1min 1s  idle          3\n"
+        );
+        assert_eq!(ran.out, page);
+        master.join();
+    }
+}
+
+#[test]
+fn who_drains_as_json_is_what_the_master_said() {
+    let said = json!({"workers": [], "fromTheFuture": 1});
+    let answers = json!({"parameters": said});
+    let master = Master::new(move |stream| answer(stream, &[answers]));
+    let ran = master.run("status --drain --json");
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap(), said);
+    master.join();
+}
+
+#[test]
+fn who_drains_can_be_watched() {
+    let master = Master::new(|stream| {
+        answer(stream, &[json!({"parameters": {"workers": [{"pool": "a", "slot": 1}]}})]);
+        answer(stream, &[json!({"parameters": {"workers": []}})]);
+    });
+    let ran = master.run("status --drain --watch");
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.starts_with("1 worker drains\n\na/1  "), "{}", ran.out);
+    assert!(ran.out.ends_with("\nno worker drains\n"), "{}", ran.out);
+    master.join();
+}
+
+#[test]
+fn a_master_that_does_not_know_who_drains_is_older() {
+    let unknown = json!({"error": "org.varlink.service.MethodNotFound"});
+    let master = Master::new(move |stream| answer(stream, &[unknown]));
+    let ran = master.run("status --drain");
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.starts_with("the master does not know this; it is of another version"));
+    master.join();
+}
+
+#[test]
 fn a_watch_looks_again_until_the_master_ends() {
     let master = Master::new(|stream| {
         answer(stream, &[json!({"parameters": {"summary": "first"}})]);

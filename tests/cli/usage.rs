@@ -60,18 +60,3 @@ fn help_names_every_verb_and_every_verb_has_help() {
     assert!(!help.out.contains("demo-worker"));
     assert_eq!(run("--version", &[]).out, format!("rcluster {}\n", env!("CARGO_PKG_VERSION")));
 }
-
-#[test]
-fn what_comes_later_is_refused_in_one_sentence() {
-    for typed in [
-        "status --drain",
-        "run --preset gunicorn -- app",
-        "run --kind node -- app",
-        "run --kind ipc -- app",
-    ] {
-        let ran = run(typed, &[]);
-        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{typed}: {ran:?}");
-        assert!(ran.err.contains("is not in this version yet; "), "{typed}: {ran:?}");
-        assert_eq!(ran.err.lines().count(), 1, "{typed}: {ran:?}");
-    }
-}

@@ -43,6 +43,19 @@ const KEYS: &[(&str, &[&str])] = &[
     ("unavailable", &["text"]),
     ("unavailable-after", &["text", "number"]),
     ("crash-ledger", &["truth"]),
+    ("map", &["table"]),
+    ("drain-preload", &["truth"]),
+    ("first-byte", &["truth"]),
+    ("dialect", &["text"]),
+    ("stop-signal", &["text"]),
+    ("blocking", &["truth"]),
+    ("ready", &["text"]),
+    ("settle", &["text", "number"]),
+    ("nice", &["number"]),
+    ("rlimits", &["table"]),
+    ("umask", &["text"]),
+    ("oom-score-adjust", &["number"]),
+    ("no-new-privileges", &["truth"]),
 ];
 
 const VALUES: &[(&str, &str)] = &[
@@ -55,22 +68,6 @@ const VALUES: &[(&str, &str)] = &[
     ("table", "{}"),
 ];
 
-const LATER: &[&str] = &[
-    "map",
-    "drain-preload",
-    "first-byte",
-    "dialect",
-    "stop-signal",
-    "blocking",
-    "ready",
-    "settle",
-    "nice",
-    "rlimits",
-    "umask",
-    "oom-score-adjust",
-    "no-new-privileges",
-];
-
 /// All keys, each with the text that comes before a line with it.
 fn all() -> impl Iterator<Item = (&'static str, &'static [&'static str], String)> {
     let master = MASTER.iter().map(|(key, types)| (*key, *types, format!("{POOL}[master]\n")));
@@ -78,9 +75,16 @@ fn all() -> impl Iterator<Item = (&'static str, &'static [&'static str], String)
     master.chain(pool)
 }
 
-/// The shortest pool in which a key is missing.
+/// The shortest pool in which a key is missing, and means something.
 fn above(key: &str) -> String {
-    if key == "command" { "[pool.web]\n".to_owned() } else { POOL.to_owned() }
+    let kind = match key {
+        "command" => return "[pool.web]\n".to_owned(),
+        "map" | "drain-preload" | "first-byte" => "kind = \"node\"\n",
+        "dialect" => "kind = \"ipc\"\n",
+        "stop-signal" | "blocking" | "ready" | "settle" => "kind = \"inherit\"\n",
+        _ => "",
+    };
+    format!("{POOL}{kind}")
 }
 
 /// Every slip of a finger in every key is answered with the right key.
@@ -135,9 +139,14 @@ pub(crate) fn out_of_range(world: &mut World) {
         ("max-requests", &["1_000_000_000_001"]),
         ("restart-limit", &["0", "1001"]),
         ("surge", &["0", "1025"]),
+        ("nice", &["20", "-21"]),
+        ("oom-score-adjust", &["1001", "-1001"]),
     ];
     for (key, values) in numbers {
-        for value in values.iter().chain(&["-1", "9223372036854775807", "-9223372036854775808"]) {
+        let far = ["-1", "9223372036854775807", "-9223372036854775808"];
+        // Some are numbers below zero.
+        let skipped = usize::from(values.iter().any(|value| value.starts_with('-')));
+        for value in values.iter().chain(&far[skipped..]) {
             let said = [&format!("`{key}` cannot be"), "write a number from"];
             world.refuse(&format!("{POOL}{key} = «{value}\n"), &said);
         }
@@ -157,6 +166,7 @@ pub(crate) fn no_such_times(world: &mut World) {
         "restart-window",
         "probe-timeout",
         "unavailable-after",
+        "settle",
     ];
     let wrong = [
         "0",
@@ -176,7 +186,11 @@ pub(crate) fn no_such_times(world: &mut World) {
         "\"99999999999999999999y\"",
     ];
     for key in times {
-        let answer = if key == "unavailable-after" { "unavailable = \"busy\"\n" } else { "" };
+        let answer = match key {
+            "unavailable-after" => "unavailable = \"busy\"\n",
+            "settle" => "kind = \"inherit\"\n",
+            _ => "",
+        };
         for value in wrong {
             let said = [&format!("`{key}` "), "write a time from 10ms to"];
             world.refuse(&format!("{POOL}{answer}{key} = «{value}\n"), &said);
@@ -199,13 +213,18 @@ pub(crate) fn written_twice(world: &mut World) {
             "command" => "[\"x\"]",
             "kind" => "\"native\"",
             "accept" => "\"master\"",
+            "dialect" => "\"plain\"",
+            "preset" => "\"go\"",
+            "stop-signal" => "\"TERM\"",
+            "ready" => "\"settle\"",
+            "umask" => "\"0027\"",
             "balance" => "\"round-robin\"",
             "log" => "\"inherit\"",
             "idle-exit" => "\"never\"",
             "control-mode" => "\"0600\"",
             "workers" => "2",
-            // Not in this version, so that it is told, too.
-            "preset" | "unavailable-after" | "probe" | "probe-timeout" => continue,
+            // They need others.
+            "unavailable-after" | "probe" | "probe-timeout" => continue,
             _ if types.contains(&"number") => "7",
             _ => VALUES.iter().find(|(name, _)| types.contains(name)).unwrap().1,
         };
@@ -231,20 +250,37 @@ pub(crate) fn zero_bytes(world: &mut World) {
     }
 }
 
-/// What is announced is no typing mistake.
-pub(crate) fn not_yet(world: &mut World) {
-    let said = "is not in this version yet";
-    for key in LATER {
-        world.refuse(&format!("{POOL}«{key} = 1\n"), &[&format!("`{key}` {said}")]);
-    }
-    for (key, word, now) in [
-        ("kind", "node", "this version has `native`"),
-        ("kind", "ipc", "this version has `native`"),
-        ("kind", "inherit", "this version has `native`"),
-        ("accept", "workers", "this version has `master`"),
-        ("preset", "gunicorn", "write the keys themselves"),
-    ] {
-        world.refuse(&format!("{POOL}{key} = «\"{word}\"\n"), &[said, now]);
+/// Every key that some kinds lack is refused there, with the reason.
+pub(crate) fn of_other_kinds(world: &mut World) {
+    let all = ["native", "node", "ipc", "inherit"];
+    let cases: &[(&str, &[&str])] = &[
+        ("map = {}", &["node"]),
+        ("drain-preload = false", &["node"]),
+        ("first-byte = true", &["node", "ipc"]),
+        ("dialect = \"plain\"", &["ipc"]),
+        ("stop-signal = \"SIGTERM\"", &["inherit"]),
+        ("blocking = false", &["inherit"]),
+        ("ready = \"settle\"", &["inherit"]),
+        ("settle = 1", &["ipc", "inherit"]),
+        ("crash-ledger = false", &["native"]),
+        ("max-requests = 0", &["native"]),
+        ("probe = \"/\"", &["native"]),
+        ("max-connections = 5", &["native", "ipc"]),
+        ("balance = \"round-robin\"", &["native", "node", "ipc"]),
+        ("unavailable = \"wait\"", &["native", "node", "ipc"]),
+        ("watchdog = 5", &all),
+    ];
+    for (line, kinds) in cases {
+        let key = line.split(' ').next().unwrap();
+        for kind in all {
+            let text = format!("{POOL}listen = [\"80\"]\nkind = \"{kind}\"\n");
+            if kinds.contains(&kind) {
+                world.accept(&format!("{text}{line}\n"));
+                continue;
+            }
+            let said = [&format!("`{key}` has no meaning"), "remove it"];
+            world.refuse(&format!("{text}«{line}\n"), &said);
+        }
     }
 }
 

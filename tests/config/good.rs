@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcluster::config::{Accept, Address, Config, Kind, Log, Pool, Probe, Question, explain};
-use rcluster::supervisor::{Balance, Policy, Unavailable};
+use rcluster::config::{
+    Address, Config, Dialect, Kind, Limits, Log, Manner, Pool, Probe, Question, Ready, explain,
+};
+use rcluster::supervisor::{Accept, Balance, Policy, Unavailable};
 
 use crate::world::{POOL, World};
 
@@ -46,6 +48,11 @@ probe = { send = "PING\r\n", expect = "PONG" }
 probe-timeout = "2s"
 unavailable = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 5\r\n\r\nbusy\n"
 unavailable-after = "1.5s"
+nice = -5
+rlimits = { nofile = 65536, core = "infinity", nproc = [1024, 2048], cpu = [0, "infinity"] }
+umask = "0027"
+oom-score-adjust = -500
+no-new-privileges = false
 
 [pool."api.v2"]
 command = ["api"]
@@ -83,8 +90,19 @@ fn every_key_arrives_with_its_value() {
     web.listen = ["web", "127.0.0.1:8081", "[::1]:8082", "8083", "/run/app.sock", "@app"]
         .map(|text| text.parse().unwrap())
         .to_vec();
-    web.kind = Kind::Native;
-    web.accept = Accept::Master;
+    let rlimits = [
+        ("nofile", (65536, 65536)),
+        ("core", (u64::MAX, u64::MAX)),
+        ("nproc", (1024, 2048)),
+        ("cpu", (0, u64::MAX)),
+    ];
+    web.manner.limits = Limits {
+        nice: Some(-5),
+        rlimits: rlimits.map(|(name, pair)| (name.to_owned(), pair)).into(),
+        umask: Some(0o027),
+        oom_score_adjust: Some(-500),
+        no_new_privileges: false,
+    };
     web.working_directory = Some(PathBuf::from("/"));
     web.user = Some("root".to_owned());
     web.group = Some("0".to_owned());
@@ -104,6 +122,9 @@ fn every_key_arrives_with_its_value() {
         workers: 6,
         listeners: Vec::new(),
         is_bound_here: false,
+        accept: Accept::Master,
+        counted: true,
+        window: 32,
         balance: Balance::SourceHash,
         start_timeout: Duration::from_secs(31),
         drain_timeout: Duration::from_secs(5400),
@@ -139,11 +160,147 @@ fn what_is_not_written_has_the_documented_default() {
     let cpus = std::thread::available_parallelism().unwrap().get();
     let workers = u32::try_from(cpus.min(1024)).unwrap();
     let name = "web".to_owned();
-    assert_eq!(pool.policy, Policy { name, workers, ..Policy::default() });
+    assert_eq!(pool.policy, Policy { name, workers, counted: true, ..Policy::default() });
     assert_eq!(pool.answer, None);
     let answered = world.accept(&format!("{POOL}unavailable = \"-ERR busy\\r\\n\"\n"));
     let after = Unavailable::AnswerAfter(Duration::from_secs(5));
     assert_eq!(answered.pools[0].policy.unavailable, after);
+}
+
+/// A pool of each kind with the keys that only it has.
+const KINDS: &str = r#"
+[pool.node]
+command = ["node", "server.js"]
+listen = ["web", "8081"]
+kind = "node"
+map = { 3000 = "web", 0 = "8081", "127.0.0.1:3001" = "web", "[0:0::1]:3" = "web", "./a" = "8081" }
+drain-preload = true
+first-byte = false
+max-connections = 100
+unavailable = "busy"
+
+[pool.shared]
+command = ["node", "server.js"]
+kind = "node"
+accept = "workers"
+
+[pool.self]
+command = ["app"]
+accept = "workers"
+max-connections = 100
+watchdog = "5s"
+max-requests = 1000
+listen = ["9090"]
+probe = "/"
+
+[pool.ipc]
+command = ["node", "server.js"]
+kind = "ipc"
+settle = "2s"
+
+[pool.seed]
+command = ["node", "server.js"]
+kind = "ipc"
+accept = "master"
+dialect = "node-cluster"
+
+[pool.inherit]
+command = ["gunicorn"]
+kind = "inherit"
+accept = "workers"
+stop-signal = "QUIT"
+blocking = true
+ready = "probe"
+watchdog = "1s"
+user = "0"
+
+[pool.bare]
+command = ["server"]
+kind = "inherit"
+settle = "3s"
+"#;
+
+#[test]
+fn every_kind_has_its_own_keys_and_defaults() {
+    let world = World::new();
+    let config = world.accept(KINDS);
+    explains_itself(&world, &config);
+    let pool = |name: &str| config.pool(name).unwrap();
+    let pairs = [
+        ("3000", "web"),
+        ("0", "8081"),
+        ("127.0.0.1:3001", "web"),
+        ("[::1]:3", "web"),
+        ("./a", "8081"),
+    ];
+    let map = pairs.map(|(asked, given)| (asked.to_owned(), given.to_owned())).into();
+    let node = Manner { map, drain_preload: true, first_byte: false, ..Manner::of(Kind::Node) };
+    assert_eq!(pool("node").manner, node);
+    let shared = &pool("shared").manner;
+    assert_eq!((shared, shared.first_byte), (&Manner::of(Kind::Node), true));
+    let ipc = Manner { settle: Duration::from_secs(2), ..Manner::of(Kind::Ipc) };
+    assert_eq!((&pool("ipc").manner, ipc.first_byte, ipc.dialect), (&ipc, true, Dialect::Plain));
+    assert_eq!(pool("seed").manner.dialect, Dialect::NodeCluster);
+    let limits = Limits { no_new_privileges: true, ..Limits::default() };
+    let mut inherit = Manner { blocking: true, ready: Ready::Probe, ..Manner::of(Kind::Inherit) };
+    (inherit.stop_signal, inherit.limits) = (3, limits);
+    assert_eq!((&pool("inherit").manner, inherit.first_byte), (&inherit, false));
+    let bare = &pool("bare").manner;
+    assert_eq!((bare.ready, bare.settle), (Ready::Settle, Duration::from_secs(3)));
+    assert_eq!((bare.stop_signal, bare.blocking, bare.first_byte), (15, false, false));
+    let policy = |name: &str| (pool(name).policy.accept, pool(name).policy.window);
+    assert_eq!(policy("node"), (Accept::Master, 1));
+    assert_eq!(policy("shared"), (Accept::Workers, 1));
+    assert_eq!(policy("ipc"), (Accept::Master, 1));
+    assert_eq!((policy("inherit").0, policy("bare").0), (Accept::Workers, Accept::Workers));
+}
+
+#[test]
+fn an_explanation_has_the_keys_that_hold_and_no_other() {
+    let world = World::new();
+    let config = world.accept(KINDS);
+    let keys = |name: &str| -> Vec<String> {
+        let alone = Config::of_pools(vec![config.pool(name).unwrap().clone()]);
+        let text = explain(&alone);
+        let lines = text.lines().skip_while(|line| !line.starts_with("[pool")).skip(1);
+        let words =
+            lines.map(|line| line.trim_start_matches("# ").split([' ', ':']).next().unwrap());
+        words.map(str::to_owned).collect()
+    };
+    let differ = |name: &str, wanted: &[&str]| {
+        let known = [
+            "map",
+            "drain-preload",
+            "first-byte",
+            "dialect",
+            "stop-signal",
+            "blocking",
+            "ready",
+            "settle",
+            "balance",
+            "watchdog",
+            "max-connections",
+            "max-requests",
+            "probe",
+            "unavailable",
+            "crash-ledger",
+        ];
+        let mut there = keys(name);
+        for key in ["kind", "accept", "nice", "rlimits", "umask", "oom-score-adjust", "canary"] {
+            assert!(there.iter().any(|it| it == key), "{name} lacks {key}");
+        }
+        there.retain(|key| known.contains(&key.as_str()));
+        assert_eq!(there, wanted, "{name}");
+    };
+    let most = ["map", "drain-preload", "first-byte", "balance", "watchdog"];
+    differ("node", &[&most[..], &["max-connections", "unavailable"]].concat());
+    differ("shared", &["map", "drain-preload", "first-byte"]);
+    differ("self", &["watchdog", "max-connections", "max-requests", "probe"]);
+    let ipc = ["first-byte", "dialect", "settle", "balance", "watchdog", "max-connections"];
+    differ("ipc", &[&ipc[..], &["unavailable"]].concat());
+    differ("seed", &["first-byte", "dialect", "balance", "watchdog", "unavailable"]);
+    differ("inherit", &["stop-signal", "blocking", "ready", "watchdog"]);
+    differ("bare", &["stop-signal", "blocking", "ready", "settle", "watchdog"]);
 }
 
 #[test]

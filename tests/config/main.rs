@@ -3,13 +3,14 @@
 //! `table` and `whole` have the mistakes that were thought of, one by one, each with its exact place;
 //! `generated` those that follow from the list of keys; `rubbish` those that follow from a seed;
 //! `files` what can be wrong around the text. `good` has
-//! what must be accepted, value by value. `world` writes the files and judges the refusals.
+//! what must be accepted, value by value; `presets` what they come to. `world` writes the files and judges the refusals.
 
 #![expect(clippy::unwrap_used, reason = "what cannot fail in a test may panic")]
 
 mod files;
 mod generated;
 mod good;
+mod presets;
 mod rubbish;
 mod table;
 mod whole;
@@ -36,7 +37,8 @@ fn every_bad_configuration_is_refused_with_place_and_remedy() {
         ("empty texts", generated::empty_texts),
         ("written twice", generated::written_twice),
         ("zero bytes", generated::zero_bytes),
-        ("not in this version", generated::not_yet),
+        ("of other kinds", generated::of_other_kinds),
+        ("presets", presets::refused),
         ("cut off", generated::cut_off),
         ("rubbish", rubbish::from_nowhere),
         ("files", files::around_the_text),

@@ -32,7 +32,7 @@ pub(crate) fn several_at_once(world: &mut World) {
     world.refuse(
         "[master]\ncontrol-mode = «\"9\"\n«wrokers = 2\n\n[pool.web]\ncommand = [\"x\", «3, «4]\n\
          listen = [«\"localhost:80\", \"80\", «\"99999\"]\nworkers = «0\nuser = «true\n\
-         environment = { «A-B = «1, LC = \"x\" }\n«umask = 3\nkind = «\"node\"\n\n[pool.««\"a b\"]\n",
+         environment = { «A-B = «1, LC = \"x\" }\numask = «3\nkind = «\"nod\"\n\n[pool.««\"a b\"]\n",
         &["`control-mode`"],
     );
     world.refuse(

@@ -19,6 +19,9 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// The longest time from when a request was due to its whole answer; of those answered.
     pub longest: Duration,
+    /// The longest time from when a client came to his whole answer; of those answered. Where a machine
+    /// is too slow for the pace, they come late.
+    pub longest_stay: Duration,
     /// Process ids that answered, with how often.
     pub by_pid: std::collections::BTreeMap<String, u64>,
 }
@@ -80,6 +83,7 @@ impl Load {
             all.answered += one.answered;
             all.failed.extend(one.failed);
             all.longest = all.longest.max(one.longest);
+            all.longest_stay = all.longest_stay.max(one.longest_stay);
             for (pid, count) in one.by_pid {
                 *all.by_pid.entry(pid).or_default() += count;
             }
@@ -104,9 +108,11 @@ fn run(
         number = number.wrapping_mul(1_103_515_245).wrapping_add(12_345);
         let path = path.replace("{ms}", &(250 + (number >> 16) % 501).to_string());
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        let came = Instant::now();
         match exchange(port, &request) {
             Ok(body) => {
                 tally.answered += 1;
+                tally.longest_stay = tally.longest_stay.max(came.elapsed());
                 answered.fetch_add(1, Relaxed);
                 tally.longest = tally.longest.max(due.elapsed());
                 *tally.by_pid.entry(body).or_default() += 1;
@@ -127,8 +133,16 @@ pub fn exchange(port: u16, request: &str) -> Result<String, String> {
     stream.read_to_end(&mut answer).map_err(said("receive"))?;
     let answer = String::from_utf8_lossy(&answer);
     match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if is_cut_short(head, body) => Err(format!("broken off: {answer:?}")),
         Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.trim().to_owned()),
         _ if answer.is_empty() => Err("closed without an answer".to_owned()),
         _ => Err(format!("answered {answer:?}")),
     }
+}
+
+/// Whether the body is not as long as the head has said.
+fn is_cut_short(head: &str, body: &str) -> bool {
+    let head = head.to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.is_some_and(|length| body.len() < length.trim().parse().unwrap())
 }

@@ -10,7 +10,9 @@
 pub mod idle;
 pub mod keep_alive;
 pub mod load;
+pub mod node;
 pub mod sockets;
+pub mod trial;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +22,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rcluster::wire::control::{Answer, Call, Status, encode};
+use rcluster::wire::control::{Answer, Call, Pool, Status, encode};
 use serde_json::{Value, json};
 
 /// How long anything may take that should be quick.
@@ -235,6 +237,20 @@ impl Cluster {
     pub fn get(&self, path: &str) -> std::io::Result<String> {
         get(self.port, path)
     }
+
+    /// Waits until the first pool is as wanted.
+    #[track_caller]
+    pub fn wait_until(&self, wanted: impl Fn(&Pool) -> bool) -> Pool {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let pool = self.status().pools.remove(0);
+            if wanted(&pool) {
+                return pool;
+            }
+            assert!(Instant::now() < end, "{pool:?}\n{}", self.log().join("\n"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Drop for Cluster {
@@ -365,6 +381,16 @@ pub fn descriptors(pid: u32) -> usize {
         }
     }
     last
+}
+
+/// Waits until a process has no more descriptors open than so many, which it had before: it may not
+/// have got to what is to be closed.
+#[track_caller]
+pub fn descriptors_are_back(pid: u32, before: usize) {
+    let end = Instant::now() + PATIENCE;
+    while descriptors(pid) > before {
+        assert!(Instant::now() < end, "{} descriptors are open, not {before}", descriptors(pid));
+    }
 }
 
 /// The memory of a process that is resident and its own, KiB.

@@ -31,6 +31,20 @@ pub fn place(command: &mut Command, descriptors: Vec<OwnedFd>) -> &mut Command {
     }
 }
 
+/// For how many seconds the kernel waits for a first byte at this listening socket.
+pub fn deferral(socket: &impl AsRawFd) -> i32 {
+    let (mut seconds, mut length) = (-1, 4);
+    #[expect(unsafe_code, reason = "TCP_DEFER_ACCEPT has no safe form")]
+    // SAFETY: the kernel writes one int.
+    let result = unsafe {
+        let value: *mut i32 = &raw mut seconds;
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
+        libc::getsockopt(socket.as_raw_fd(), level, name, value.cast(), &raw mut length)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    seconds
+}
+
 /// The same at a number that the placing does not overwrite.
 fn high(descriptor: OwnedFd) -> OwnedFd {
     #[expect(unsafe_code, reason = "F_DUPFD has no safe form in the standard library")]

@@ -173,10 +173,13 @@ fn the_last_words_of_a_killed_masters_workers_are_read_by_the_next(machine: &Mac
     // Two pipes, and the state.
     machine.wait_for("test $(systemctl show --value -p NFileDescriptorStore rcluster) = 3");
     // It reads nothing any more, and then it is killed, and its workers with it.
-    machine.sh("kill -STOP $(systemctl show --value -p MainPID rcluster)").ok();
+    let master = machine.property("MainPID");
+    machine.sh(&format!("kill -STOP {master}")).ok();
+    // Each of its threads stops when it comes to it.
+    machine.wait_for(&format!("! grep -L '^State:.T' /proc/{master}/task/*/status | grep ."));
     machine.write("/run/rcluster/go", "");
     machine.wait_for("test -e /run/rcluster/done");
-    machine.sh("kill -KILL $(systemctl show --value -p MainPID rcluster)").ok();
+    machine.sh(&format!("kill -KILL {master}")).ok();
     machine.wait_for("test $(systemctl show --value -p NRestarts rcluster) = 1");
     machine.wait_for(&format!("journalctl {OURS} -o cat | grep -qx 'without an end'"));
     let words = values(machine, "MESSAGE", &format!("{OURS} SYSLOG_PID={old}"));

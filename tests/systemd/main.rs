@@ -11,6 +11,7 @@ mod support;
 mod adoption;
 mod basics;
 mod control;
+mod inherit;
 mod journald;
 mod notify;
 mod package;

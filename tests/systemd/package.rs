@@ -258,7 +258,9 @@ fn removed_it_drains_and_purged_it_leaves_nothing(machine: &Machine) {
             machine.sh("dpkg -r rcluster").ok();
             assert_eq!(slow.join().unwrap(), Ok("slept 2000 ms".to_owned()));
         });
-        assert_eq!(leftovers(machine), "");
+        let left = leftovers(machine);
+        let journal = || machine.journal("-o short-monotonic -u 'rcluster*'");
+        assert_eq!(left, "", "{}", journal());
         assert!(get(machine, "/").unwrap_err().contains("refused"), "nobody listens");
         assert!(machine.path("/etc/rcluster/rcluster.toml").exists(), "it was not purged yet");
         // Removed and installed again it is as it was.

@@ -26,6 +26,25 @@ queue  serving  1 of 1 worker   generation 5  0 accepted = 0 finished + 0 in han
 }
 
 #[test]
+fn what_nobody_counts_is_not_shown_as_none() {
+    let mut status = well();
+    status.pools.truncate(1);
+    let pool = &mut status.pools[0];
+    pool.accept = "workers".into();
+    pool.workers.truncate(1);
+    pool.workers[0].said = "answers\nwell".into();
+    assert_eq!(
+        render(&status, Style::default()).lines().skip(4).collect::<Vec<_>>().join("\n"),
+        "\
+web  serving  2 of 2 workers  generation 5  its workers accept by themselves
+     listens on 127.0.0.1:8080, @web
+      PID  SLOT  GENERATION  STATE         UP  CONNECTIONS  IN HAND  REQUESTS
+     1234     1           5  serving  3min 2s            -        -         -
+     1234 says: answers well"
+    );
+}
+
+#[test]
 fn what_is_wrong_is_said_and_where_the_connections_went() {
     let mut status = well();
     status.summary = "web gave up".into();
@@ -130,6 +149,7 @@ fn well() -> Status {
         connections,
         in_hand,
         requests,
+        said: String::new(),
     };
     let web = Pool {
         name: "web".into(),

@@ -63,6 +63,8 @@ pub(crate) struct Lines {
     split: Option<Level>,
     /// A record that may go on.
     open: Option<Open>,
+    /// It was open before a pause in which nobody looked, and nothing has come since.
+    is_old: bool,
     #[serde(skip)]
     quiet_at: Option<Instant>,
 }
@@ -91,12 +93,16 @@ impl Lines {
                 _ => self.grow(part, put),
             }
         }
+        self.is_old = false;
         self.quiet_at = self.open.is_some().then(|| now + QUIET);
     }
 
-    /// After a pause in which nobody looked, a record that may go on waits from now on.
+    /// After a pause in which nobody looked, a record that may go on waits from now on; once only, or it
+    /// would wait for as long as one pause follows the other.
     pub(crate) fn resume(&mut self, now: Instant) {
-        self.quiet_at = self.open.is_some().then(|| now + QUIET);
+        let wait = if self.is_old { Duration::ZERO } else { QUIET };
+        self.is_old = self.open.is_some();
+        self.quiet_at = self.is_old.then(|| now + wait);
     }
 
     /// When [`Lines::settle`] is due.

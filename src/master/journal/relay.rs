@@ -32,7 +32,7 @@ const CHUNK: usize = 64 * 1024;
 /// Read of a pipe before a record about its worker's end: what a pipe holds, unless it was enlarged.
 const CHUNKS_AT_END: usize = 4;
 /// The mailbox, where pipes are known by their numbers.
-const MAILBOX: u64 = u64::MAX;
+const MAILBOX: u64 = u64::MAX - 1;
 
 /// What the dispatch thread wants.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! A generation stays what it was, whatever becomes of its files.
 
 use super::*;
+use crate::config::Kind;
 use std::os::unix::fs::symlink;
 
 fn script(path: &Path, text: &str) {
@@ -19,7 +20,8 @@ fn shell(script: &str, arguments: &[&str]) {
 
 fn run(pinned: &Pinned) -> String {
     use std::os::unix::process::CommandExt;
-    let Invocation { mut command, name, keep: prepared } = pinned.invocation().unwrap();
+    let Invocation { mut command, name, keep: prepared, hold: _hold } =
+        pinned.invocation().unwrap();
     command.arg0(name);
     #[expect(unsafe_code, reason = "tests stand in for sys/process.rs")]
     // SAFETY: clears close-on-exec of descriptors that live until the child has run.
@@ -95,6 +97,34 @@ fn overwriting_in_place_is_noticed() {
     let pinned = Pinned::new(&pool(&[path.to_str().unwrap()])).unwrap();
     std::fs::write(&path, "#!/bin/sh\necho newer\n").unwrap();
     assert!(pinned.overwritten().unwrap().ends_with("/app was overwritten in place"));
+}
+
+#[test]
+fn a_source_that_an_argument_names_is_noticed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    write("server.js", "1");
+    write("data.db", "1");
+    let mut pool = pool(&["node", "--x", "server.js", "data.db", "gone.js"]);
+    pool.working_directory = Some(folder.clone());
+    let pinned = Pinned::new(&pool).unwrap();
+    assert_eq!(pinned.overwritten(), None);
+    write("data.db", "more");
+    assert_eq!(pinned.overwritten(), None, "data may change");
+    let other = Pinned::new(&pool).unwrap();
+    write("server.js", "another");
+    let said = format!("{}/server.js is not what it was", folder.display());
+    assert_eq!(pinned.overwritten().as_deref(), Some(said.as_str()));
+    assert!(!Pinned::new(&pool).unwrap().is_same(&other), "a reload is due");
+}
+
+#[test]
+fn a_command_that_cannot_become_a_worker_is_refused_before_anything_rolls() {
+    let mut pool = pool(&["npm", "start"]);
+    pool.manner.kind = Kind::Node;
+    let refusal = "`npm start` would be taken for the application that it starts";
+    assert!(Pinned::new(&pool).unwrap_err().starts_with(refusal));
 }
 
 #[test]

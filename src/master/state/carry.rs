@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Carried, Descriptors, Luggage, Packing, State, Text, instant, ledgers, micros};
-use crate::kinds::native::{Client, Worker};
+use super::{Carried, Descriptors, Luggage, Packing, State, Text, ledgers};
+use crate::kinds::native::{self, Client};
+use crate::kinds::{Link, Worker};
 use crate::master::absent::Absent;
 use crate::master::adoption::secret_of;
 use crate::master::control::{self, Control};
@@ -19,10 +20,10 @@ use crate::master::notify::Notify;
 use crate::master::prepare::Editions;
 use crate::master::state::kept::Kept;
 use crate::master::{Daemon, Outcome, Token, Wish};
-use crate::supervisor::{Attention, ConnectionId, How, ListenerId, Supervisor};
+use crate::supervisor::{Attention, ConnectionId, How, ListenerId, Supervisor, Times};
 use crate::sys::process::Process;
 use crate::wire::message::Past;
-use crate::wire::scoreboard::Scoreboard;
+use crate::wire::scoreboard::{Scoreboard, SeatWords};
 
 impl Daemon {
     /// Everything, with every descriptor that is needed again packed.
@@ -40,10 +41,12 @@ impl Daemon {
         }
         for linger::Client { stream, latest, .. } in self.lingering.clients.values() {
             let number = packing.pack(stream);
-            carried.lingering.extend(number.map(|number| (number, micros(*latest, now))));
+            carried.lingering.extend(number.map(|number| (number, Times(now).from(*latest))));
         }
         carried.books = ledgers::gather(&self.ledgers, packing);
         carried.door = self.adoption.door.as_ref().and_then(|door| door.gather(packing));
+        let einhorn = self.inherited.einhorn.listener.as_ref();
+        carried.einhorn = einhorn.and_then(|listener| packing.pack(listener));
         carried.control = self.control.as_ref().and_then(|it| gather_control(it, packing));
         for Followed { id, origin, pipe, lines } in followed {
             let Some(number) = packing.pack(pipe) else { continue };
@@ -80,7 +83,7 @@ impl Daemon {
         (self.was_told_to_stop, self.is_subreaper) =
             (carried.was_told_to_stop, carried.is_subreaper);
         self.has_terminal = carried.has_terminal;
-        self.started = instant(state.started, taken);
+        self.started = Times(taken).to(state.started);
         self.keeping.attempts = state.attempts;
         self.greeting = None;
         self.control = carried.control.map(|it| resume_control(it, &mut luggage)).transpose()?;
@@ -91,7 +94,10 @@ impl Daemon {
         }
         let attention = state.listeners.open.iter().map(|it| (it.id, it.attention)).collect();
         self.resume_goal(&mut state, taken, &mut luggage)?;
-        self.resume_workers(&mut state, &mut luggage)?;
+        self.resume_workers(&mut state, taken, &mut luggage)?;
+        if let Some(number) = carried.einhorn {
+            self.resume_einhorn(luggage.unpack(number)?.into())?;
+        }
         for wish in state.wishes {
             let super::Wish { id, client, caller, config, names, edition } = wish;
             let config = Arc::new(config);
@@ -110,7 +116,7 @@ impl Daemon {
         self.ledgers.resume(self.now);
         for (number, until) in carried.lingering {
             let stream = luggage.unpack(number)?.into();
-            self.lingering.resume(stream, self.now, instant(until, taken));
+            self.lingering.resume(stream, self.now, Times(taken).to(until));
         }
         for pipe in carried.pipes {
             let super::Pipe { id, number, origin, lines } = pipe;
@@ -121,6 +127,8 @@ impl Daemon {
         carried.stored_pipes.into_iter().for_each(|(pipe, name)| self.note_stored(pipe, name));
         self.resume_notify(carried.notify, &mut luggage)?;
         self.watch_all(attention)?;
+        self.replace_bells();
+        self.resume_silent();
         self.kept = carried.kept.map(|kept| resume_kept(kept, &mut luggage)).transpose()?;
         self.note_upgraded(&state.version, carried.asked_by, taken);
         Ok(())
@@ -141,11 +149,16 @@ impl Daemon {
         Ok(())
     }
 
-    fn resume_workers(&mut self, state: &mut State, luggage: &mut Luggage) -> Result<(), String> {
+    fn resume_workers(
+        &mut self,
+        state: &mut State,
+        taken: Instant,
+        luggage: &mut Luggage,
+    ) -> Result<(), String> {
         for board in std::mem::take(&mut state.boards) {
             let memfd = luggage.unpack_some(board.number)?;
             let opened = Scoreboard::open(memfd).map_err(|error| format!("a scoreboard: {error}"));
-            self.boards.0.insert(board.pool, (opened?, Vec::new()));
+            self.boards.all.insert(board.pool, (opened?, Vec::new()));
         }
         for worker in std::mem::take(&mut state.workers) {
             let super::Worker { who, seat, pid, begun, is_child, .. } = worker;
@@ -153,11 +166,11 @@ impl Daemon {
             let process = Process::resumed(pid, begun, pidfd, is_child);
             if let Some(board) = worker.absent {
                 let token = worker.token.unwrap_or_default();
-                self.absent.insert(who.worker, Absent { who, seat, process, token, board });
+                let inherited = worker.inherited;
+                let absent = Absent { who, seat, process, token, board, inherited };
+                self.absent.insert(who.worker, absent);
                 continue;
             }
-            let ours = luggage.unpack_some(worker.channel)?;
-            let theirs = luggage.unpack_some(worker.theirs)?;
             let fail = |error: std::io::Error| format!("worker {}: {error}", who.worker);
             let words = match worker.own_board {
                 None => self.boards.seat(who.pool, seat).map_err(fail)?.1,
@@ -166,19 +179,54 @@ impl Daemon {
                     self.boards.take_over(who.pool, board, seat).map_err(fail)?
                 }
             };
-            let mut resumed = Worker::resumed(who, process, words, ours, theirs).map_err(fail)?;
-            (resumed.is_notorious, resumed.is_expelled) = (worker.is_notorious, worker.is_expelled);
-            (resumed.is_welcomed, resumed.hands_back) = (worker.is_welcomed, worker.hands_back);
-            resumed.token = worker.token.as_deref().and_then(secret_of);
-            if let Some((key, number)) = worker.log {
-                resumed.log = Some((key, luggage.unpack(number)?));
+            if let Some(inherited) = worker.inherited {
+                let link = Link::Inherit(Box::new(inherited.resume(taken, luggage)?));
+                let mut resumed = Worker::new(who, process, words, link);
+                resumed.is_notorious = worker.is_notorious;
+                self.workers.insert(who.worker, resumed);
+                self.reschedule(who.worker);
+                continue;
             }
-            if worker.is_joining {
-                resumed.is_watched = false;
-                self.adoption.await_again(who.worker);
+            if let Some(piped) = worker.piped {
+                let link = piped.resume(Times(taken), luggage)?;
+                let mut resumed = Worker::new(who, process, words, Link::Piped(Box::new(link)));
+                resumed.is_watched = resumed.piped().is_some_and(|link| !link.has_ended);
+                (resumed.is_notorious, resumed.is_expelled) =
+                    (worker.is_notorious, worker.is_expelled);
+                self.workers.insert(who.worker, resumed);
+                continue;
             }
-            self.workers.insert(who.worker, resumed);
+            self.resume_native(worker, process, words, luggage)?;
         }
+        Ok(())
+    }
+
+    fn resume_native(
+        &mut self,
+        worker: super::Worker,
+        process: Process,
+        words: SeatWords,
+        luggage: &mut Luggage,
+    ) -> Result<(), String> {
+        let who = worker.who;
+        let fail = |error: std::io::Error| format!("worker {}: {error}", who.worker);
+        let ours = luggage.unpack_some(worker.channel)?;
+        let theirs = luggage.unpack_some(worker.theirs)?;
+        let mut link = native::Link::new(ours, theirs).map_err(fail)?;
+        (link.is_welcomed, link.hands_back) = (worker.is_welcomed, worker.hands_back);
+        (link.tells, link.accepts) = (worker.tells, worker.accepts);
+        link.sent = worker.sent;
+        link.token = worker.token.as_deref().and_then(secret_of);
+        if let Some((key, number)) = worker.log {
+            link.log = Some((key, luggage.unpack(number)?));
+        }
+        let mut resumed = Worker::new(who, process, words, Link::Native(link));
+        (resumed.is_notorious, resumed.is_expelled) = (worker.is_notorious, worker.is_expelled);
+        if worker.is_joining {
+            resumed.is_watched = false;
+            self.adoption.await_again(who.worker);
+        }
+        self.workers.insert(who.worker, resumed);
         Ok(())
     }
 
@@ -203,7 +251,7 @@ impl Daemon {
         let watch = || -> std::io::Result<()> {
             for (id, worker) in &self.workers {
                 if worker.is_watched {
-                    self.poller.add(&worker.channel, Token::Channel(*id).encode())?;
+                    self.poller.add(&worker.link, Token::Channel(*id).encode())?;
                 }
                 self.poller.add(&worker.process, Token::Process(*id).encode())?;
             }
@@ -222,14 +270,18 @@ impl Daemon {
             }
             Ok(())
         };
-        watch().map_err(|error| format!("epoll: {error}"))
+        watch().map_err(|error| format!("epoll: {error}"))?;
+        for id in self.workers.keys().copied().collect::<Vec<_>>() {
+            self.watch_for_room(id);
+        }
+        Ok(())
     }
 }
 
 impl super::Outcome {
     pub(in crate::master) fn resume(self, taken: Instant) -> Outcome {
         let super::Outcome { errno, message, at } = self;
-        Outcome { errno, message, at: instant(at, taken) }
+        Outcome { errno, message, at: Times(taken).to(at) }
     }
 }
 

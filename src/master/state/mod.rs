@@ -13,34 +13,41 @@
 //! mod        what there is           luggage   which descriptors are carried
 //! kept       what outlives a crash   gather    how things are → State
 //! carry      what is only carried    resume    State → how things are
-//! ledgers    clients' sockets that are kept beside the workers
+//! ledgers    clients' sockets, beside  inherited workers that accept by themselves
+//! piped      workers that speak by Node's IPC channel
 //! ```
 
 mod carry;
+mod format;
 mod gather;
+mod inherited;
 pub(crate) mod kept;
 mod ledgers;
 mod luggage;
 mod moment;
+mod piped;
 mod resume;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use inherited::Inherited;
 pub(crate) use luggage::{Luggage, Number, Packing};
-pub(crate) use moment::{Micros, boot, instant, micros, monotonic};
+pub(crate) use moment::boot;
+pub(crate) use piped::Piped;
 pub(crate) use resume::Descriptors;
 pub(crate) use text::Text;
 
-use crate::config::{Config, Probe};
+use crate::config::{Config, Manner, Probe};
 use crate::master::control::Peer;
 use crate::master::history::{Caller, History};
-use crate::supervisor::{ConnectionId, Edition, ListenerId, PoolId, Seat, Snapshot, Who, WishId};
+use crate::supervisor::{
+    ConnectionId, Edition, ListenerId, Micros, PoolId, Seat, Snapshot, Who, WishId,
+};
 use crate::sys::process::Identity;
 
 /// In the environment of the next image: its process id and the number of the state, `4711:5`.
@@ -103,14 +110,16 @@ pub(crate) struct Pinned {
     /// Why there is no program.
     pub(crate) missing: Option<String>,
     pub(crate) arguments: Vec<Text>,
+    pub(crate) scripts: Vec<File>,
     pub(crate) directory: Option<Directory>,
     pub(crate) environment: Vec<(Text, Text)>,
     pub(crate) identity: Option<Identity>,
+    pub(crate) manner: Manner,
     pub(crate) crash_ledger: bool,
     pub(crate) probe: Option<Probe>,
 }
 
-/// A file that is held open.
+/// A file that is held open, or a source, which is not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct File {
@@ -152,7 +161,13 @@ pub(crate) struct Listener {
     pub(crate) origin: Origin,
     pub(crate) attention: crate::supervisor::Attention,
     pub(crate) needs_source: bool,
+    pub(crate) first_byte: bool,
+    pub(crate) defers: bool,
     pub(crate) answer: Option<Vec<u8>>,
+    /// What a Node server there says of itself: secrets, which are carried and never written down.
+    pub(crate) data: Option<serde_json::Value>,
+    /// By which it is found among the descriptors of a worker; 0: not known.
+    pub(crate) inode: u64,
     pub(crate) number: Option<Number>,
 }
 
@@ -193,6 +208,10 @@ pub(crate) struct Worker {
     /// It has come and not answered yet.
     pub(crate) is_joining: bool,
     pub(crate) hands_back: bool,
+    pub(crate) tells: bool,
+    pub(crate) accepts: bool,
+    /// Connections that it was sent, less those that were read back.
+    pub(crate) sent: u64,
     /// What it is to keep when it is welcomed.
     pub(crate) log: Option<(String, Number)>,
     pub(crate) is_notorious: bool,
@@ -200,6 +219,10 @@ pub(crate) struct Worker {
     pub(crate) pidfd: Option<Number>,
     pub(crate) channel: Option<Number>,
     pub(crate) theirs: Option<Number>,
+    pub(crate) inherited: Option<Inherited>,
+    pub(crate) piped: Option<Piped>,
+    /// Its channel was its life: it cannot outlive its master.
+    pub(crate) ends_with_master: bool,
 }
 
 /// A pool's scoreboard.
@@ -245,6 +268,7 @@ pub(crate) struct Carried {
     pub(crate) books: Vec<ledgers::KeptBook>,
     pub(crate) control: Option<Control>,
     pub(crate) door: Option<Door>,
+    pub(crate) einhorn: Option<Number>,
     pub(crate) pipes: Vec<Pipe>,
     /// Names in systemd's store of pipes that are being read.
     pub(crate) stored_pipes: BTreeMap<u64, String>,
@@ -327,64 +351,4 @@ pub(crate) struct Kept {
     /// `None`: systemd keeps it.
     pub(crate) path: Option<Text>,
     pub(crate) sequence: u64,
-}
-
-impl State {
-    /// As bytes.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
-        serde_json::to_vec(self).map_err(|error| format!("the state cannot be written: {error}"))
-    }
-
-    /// From bytes.
-    ///
-    /// # Errors
-    /// A sentence: it is no state, or one that this version does not understand.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<State, String> {
-        let own = env!("CARGO_PKG_VERSION");
-        // First the form alone: a newer one may not even be readable.
-        #[derive(Deserialize)]
-        struct Head {
-            #[serde(default)]
-            format: u32,
-            #[serde(default)]
-            version: String,
-        }
-        let head: Head = serde_json::from_slice(bytes)
-            .map_err(|error| format!("that is no state of a master: {error}"))?;
-        if head.format != FORMAT {
-            return Err(format!(
-                "rcluster {own} cannot go on where rcluster {} is (form {} of the state, known is \
-                 {FORMAT}): restart the service",
-                head.version, head.format
-            ));
-        }
-        serde_json::from_slice(bytes).map_err(|error| {
-            let theirs = head.version;
-            format!("rcluster {own} cannot read the state of rcluster {theirs}: {error}")
-        })
-    }
-
-    /// Whether the next image can unpack what it needs.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let Some(carried) = &self.carried else {
-            return Err("nothing was carried over".to_owned());
-        };
-        let all: std::collections::BTreeSet<&Number> = carried.numbers.iter().collect();
-        if all.len() != carried.numbers.len() {
-            return Err("a descriptor is carried twice".to_owned());
-        }
-        Ok(())
-    }
-
-    /// The moment when it was written, by this process' clock.
-    pub(crate) fn taken_at(&self, now: Instant) -> Instant {
-        let since = monotonic().saturating_sub(self.taken);
-        now.checked_sub(Duration::from_micros(since)).unwrap_or(now)
-    }
 }

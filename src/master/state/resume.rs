@@ -9,6 +9,7 @@ use super::{Luggage, Text};
 use crate::config::Listen;
 use crate::master::inherit::Inherited;
 use crate::master::listeners::{Listener, Listeners, Origin};
+use crate::master::pin::script::Script;
 use crate::master::pin::{Directory, Held, Interpreter, Pinned, Program, Stamp};
 use crate::master::prepare::Editions;
 use crate::master::stored::SocketFile;
@@ -49,7 +50,8 @@ fn resume_pinned(
     descriptors: &mut Descriptors<'_>,
 ) -> Result<Pinned, String> {
     let super::Pinned { program, interpreter, missing, directory, .. } = state;
-    let super::Pinned { arguments, environment, identity, crash_ledger, probe, .. } = state;
+    let super::Pinned { arguments, scripts, environment, identity, .. } = state;
+    let super::Pinned { manner, crash_ledger, probe, .. } = state;
     let program = match program {
         None => Err(missing.unwrap_or_else(|| "has no program".to_owned())),
         Some(file) => match (file_of(file, descriptors)?, interpreter) {
@@ -70,7 +72,26 @@ fn resume_pinned(
         };
     let environment = environment.into_iter().map(|(key, it)| (key.into(), it.into())).collect();
     let arguments = arguments.into_iter().map(OsString::from).collect();
-    Ok(Pinned { program, arguments, directory, environment, identity, crash_ledger, probe })
+    let scripts = scripts.into_iter().map(|file| {
+        let (path, stamp) = stamp_of(file);
+        Script { path, stamp }
+    });
+    Ok(Pinned {
+        program,
+        arguments,
+        scripts: scripts.collect(),
+        directory,
+        environment,
+        identity,
+        manner,
+        crash_ledger,
+        probe,
+    })
+}
+
+fn stamp_of(state: super::File) -> (PathBuf, Stamp) {
+    let super::File { path, device, inode, size, modified, number: _ } = state;
+    (PathBuf::from(OsString::from(path)), Stamp { device, inode, size, modified })
 }
 
 /// The outer error: it was not carried over. The inner one: it is another file now.
@@ -78,16 +99,11 @@ fn file_of(
     state: super::File,
     descriptors: &mut Descriptors<'_>,
 ) -> Result<Result<Held, String>, String> {
-    let path = PathBuf::from(OsString::from(state.path));
-    let stamp = Stamp {
-        device: state.device,
-        inode: state.inode,
-        size: state.size,
-        modified: state.modified,
-    };
+    let number = state.number;
+    let (path, stamp) = stamp_of(state);
     match descriptors {
         Descriptors::Carried(luggage) => {
-            let file = luggage.unpack_some(state.number)?.into();
+            let file = luggage.unpack_some(number)?.into();
             Ok(Ok(Held { path, file, stamp }))
         }
         Descriptors::Reopened => Ok(match Held::open(&path) {
@@ -182,12 +198,24 @@ impl Listeners {
     }
 
     fn admit(&mut self, state: super::Listener, socket: std::os::fd::OwnedFd, origin: Origin) {
-        let super::Listener { id, name, needs_source, answer, .. } = state;
+        let super::Listener { id, name, needs_source, first_byte, defers, answer, .. } = state;
+        let data = state.data;
         let message =
             ToWorker::Connection { listener: &name, past: None, entry: None }.encode().into();
         let answer: Option<Arc<[u8]>> = answer.map(Arc::from);
         let attention = Attention::Pause;
-        let listener = Listener { socket, name, origin, attention, message, needs_source, answer };
+        let listener = Listener {
+            socket,
+            name,
+            origin,
+            attention,
+            message,
+            needs_source,
+            first_byte,
+            defers,
+            answer,
+            data,
+        };
         self.open.insert(id, listener);
     }
 }

@@ -1,5 +1,6 @@
 //! Transcripts guard policy, the simulation guards safety and liveness.
 
+mod many;
 mod masters;
 mod player;
 mod seats;

@@ -83,7 +83,7 @@ pub struct Player {
     pub connections: u64,
     pub seats: BTreeMap<WorkerId, (PoolId, Seat)>,
     pub channels: BTreeMap<WorkerId, VecDeque<Message>>,
-    pub held: BTreeMap<ConnectionId, (ListenerId, Past)>,
+    pub held: BTreeMap<ConnectionId, (ListenerId, Past, Option<u64>)>,
     /// Of those in the hand of a worker: who can go on, and how many are told, when it dies.
     pub ledgers: BTreeMap<WorkerId, (Vec<ListenerId>, u64)>,
     /// Workers to whom nothing can be sent.
@@ -144,6 +144,22 @@ impl Player {
             "accept-failed" => self.tell(Event::AcceptFailed { listener: ListenerId(id(first?)?) }),
             "answered" => self.tell(Event::Refused { listener: ListenerId(id(first?)?) }),
             "connect" => self.connect(words)?,
+            // `silent l1`, `silent l1 x40`: accepted, and nothing to read yet
+            "silent" => {
+                let listener = ListenerId(id(first?)?);
+                let times =
+                    words.get(1).map_or(Some(1), |word| word.strip_prefix('x')?.parse().ok());
+                for _ in 0..times? {
+                    let held = self.keep(listener, Past::Silent, None);
+                    self.tell(Event::AcceptedSilent { held });
+                }
+            }
+            "speaks" => self.tell(Event::Spoke { connection: ConnectionId(id(first?)?) }),
+            "hangs-up" => {
+                let connection = ConnectionId(id(first?)?);
+                self.held.remove(&connection)?;
+                self.tell(Event::HungUp { connection });
+            }
             "wait" => self.wait(first?)?,
             "status" => self.status(),
             "upgrade" => self.upgrade(),
@@ -190,7 +206,7 @@ impl Player {
                 self.note_came_back("rescued", &rescued, worker);
                 let (alive, answered) = self.ledgers.remove(&worker).unwrap_or_default();
                 let alive: Vec<Held> =
-                    alive.into_iter().map(|from| self.keep(from, Past::Idle)).collect();
+                    alive.into_iter().map(|from| self.keep(from, Past::Idle, None)).collect();
                 self.note_came_back("the ledger saves", &alive, worker);
                 let rescued = [rescued, alive].concat();
                 self.tell(Event::Exited { worker, how: how.to_owned(), rescued, answered });
@@ -219,7 +235,8 @@ impl Player {
                 });
             }
             "retire" => self.tell(Event::RetireRequested { worker }),
-            // `hand-back w1 from l1`, `hand-back w1 from l1 leftover`, `hand-back w1 lost`
+            // `hand-back w1 from l1`, `hand-back w1 from l1 leftover`, `hand-back w1 from l1 of 7`,
+            // `hand-back w1 lost`
             "hand-back" if rest == "lost" => self.tell(Event::HandedBack { worker, held: None }),
             "hand-back" => {
                 let from = rest.strip_prefix("from ")?;
@@ -227,10 +244,38 @@ impl Player {
                     Some(listener) => (listener, Past::Leftover),
                     None => (from, Past::Idle),
                 };
-                let held = Some(self.keep(ListenerId(id(listener)?), past));
+                let (listener, source) = match listener.split_once(" of ") {
+                    Some((listener, source)) => (listener, Some(source.parse().ok()?)),
+                    None => (listener, None),
+                };
+                let held = Some(self.keep(ListenerId(id(listener)?), past, source));
                 self.tell(Event::HandedBack { worker, held });
             }
+            "passed-on" => self.tell(Event::PassedOn { worker }),
             "drained" => self.tell(Event::Drained { worker }),
+            "leaves" => self.tell(Event::Leaving { worker }),
+            "needs" => {
+                let time = time(rest)?;
+                self.tell(Event::Extended { worker, time });
+            }
+            "broken" => self.tell(Event::Broken { worker, why: rest.to_owned() }),
+            // `declines w1`, `opens w1 of l2`, `shuts w1 of l2`
+            "declines" => match self.channels.get_mut(&worker)?.pop_front() {
+                Some(Message::Connection(listener, past)) => {
+                    let held = self.keep(listener, past, None);
+                    _ = writeln!(self.said, "    ({worker} declines {})", held.connection);
+                    self.tell(Event::Declined { held, worker });
+                }
+                _ => _ = writeln!(self.said, "    (nothing for {worker})"),
+            },
+            "opens" => {
+                let listener = ListenerId(id(rest.strip_prefix("of ")?)?);
+                self.tell(Event::Opened { worker, listener });
+            }
+            "shuts" => {
+                let listener = ListenerId(id(rest.strip_prefix("of ")?)?);
+                self.tell(Event::Closed { worker, listener });
+            }
             "room" => self.tell(Event::Room { worker }),
             "breaks" => _ = self.broken.insert(worker),
             "fills" => _ = (self.broken.insert(worker), self.full.insert(worker)),
@@ -246,6 +291,12 @@ impl Player {
                         counts.progress += 1;
                         counts.taken += u64::from(!is_ping);
                     });
+                }
+            }
+            // A worker that accepts by itself: `accept w1`, `accept w1 3`
+            "accept" => {
+                for _ in 0..rest.parse().unwrap_or(1) {
+                    self.count(worker, false, |counts| counts.accepted += 1);
                 }
             }
             "finish" => {
@@ -297,6 +348,10 @@ impl Player {
                         _ => return None,
                     }
                 }
+                "accept" if value == "workers" => policy.accept = Accept::Workers,
+                "accept" if value == "master" => policy.accept = Accept::Master,
+                "counted" => policy.counted = value == "yes",
+                "window" => policy.window = value.parse().ok()?,
                 "canary" => policy.canary = time(value)?,
                 "probe" => policy.probe = value == "yes",
                 "watchdog" => policy.watchdog = Some(time(value)?),
@@ -346,7 +401,7 @@ impl Player {
             self.supervisor.note_dispatched(worker, self.now);
             got.push(worker.to_string());
             if self.broken.contains(&worker) {
-                let held = self.keep(listener, Past::New);
+                let held = self.keep(listener, Past::New, source);
                 _ = writeln!(self.said, "    ({worker} could not be sent {})", held.connection);
                 let is_full = self.full.contains(&worker);
                 self.tell(Event::Returned { held, worker, is_full });
@@ -388,7 +443,7 @@ impl Player {
 }
 
 fn id<T: std::str::FromStr>(word: &str) -> Option<T> {
-    word.strip_prefix(['p', 'w', 'l'])?.parse().ok()
+    word.strip_prefix(['p', 'w', 'l', 'c'])?.parse().ok()
 }
 
 fn time(word: &str) -> Option<Duration> {

@@ -19,10 +19,9 @@ pub enum Temper {
     Moody,
 }
 
-/// A listening socket and its queue in the kernel.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    pub queue: VecDeque<Client>,
     pub attention: Attention,
 }
 
@@ -119,6 +118,16 @@ impl World {
             Action::Drain { worker, take_back, handback, .. } => {
                 return self.drain(worker, take_back, handback);
             }
+            Action::Admit { worker } => self.with(worker, |it| {
+                assert!(it.policy.admits(), "{worker} is not to accept");
+                assert!(it.is_serving && !it.is_told_to_drain(), "{worker} drains");
+                assert!(it.probe_ends.is_none(), "{worker} is being probed");
+                it.accepts = true;
+            }),
+            Action::Ping { worker } => {
+                self.with(worker, |it| it.channel.push_back(Message::Ping));
+                return Some(Event::TakenBack { worker, connections: Vec::new(), pinged: true });
+            }
             Action::TakeBack { worker } => {
                 let had_ping = self.with(worker, |it| it.channel.contains(&Message::Ping));
                 self.take_back_probe(worker);
@@ -159,6 +168,7 @@ impl World {
             }
             Action::Close { listener } => {
                 assert!(self.listeners.remove(&listener).is_some(), "{listener} is closed twice");
+                self.workers.0.get_mut().queues.remove(&listener);
             }
             Action::Sweep => self.sweeps = true,
             Action::Forget { edition } => {
@@ -222,6 +232,7 @@ impl World {
             Record::Joined(_)
             | Record::Missing(_)
             | Record::OnTrial { .. }
+            | Record::Broken { .. }
             | Record::Accounted { .. }
             | Record::StartFailed { .. }
             | Record::Lost { .. }
@@ -267,7 +278,8 @@ impl World {
     fn check_idle(&mut self, quiet: Duration) {
         let Some(after) = self.idle_exit else { panic!("nobody asked for an end when idle") };
         assert!(quiet >= after, "it was idle for {quiet:?} only");
-        let unused = self.now.duration_since(self.used_at);
+        let used_at = self.workers.0.get_mut().accepted_at.max(Some(self.used_at));
+        let unused = self.now.duration_since(used_at.unwrap_or(self.used_at));
         assert!(unused >= after, "somebody came {unused:?} ago");
         let mut processes = self.workers.0.get_mut().processes.values();
         let busy = processes.find(|it| it.connections() + it.hand.len() + it.handed_back() > 0);
@@ -430,10 +442,12 @@ impl World {
         let Some(&(listener, client, past)) = self.held.get(&connection) else {
             panic!("{connection} is not held")
         };
+        // Silence is over with the order.
+        let past = if past == Past::Silent { Past::New } else { past };
         if !self.calm && self.dice.one_in(30) {
             self.failed_at = Some(self.now);
             let is_full = self.dice.one_in(3);
-            let held = Held { listener, connection, past };
+            let held = Held { listener, connection, past, source: None };
             return Some(Event::Returned { held, worker, is_full });
         }
         self.held.remove(&connection);
@@ -454,7 +468,9 @@ impl World {
             assert!(waiting <= 32, "{waiting} wait in the channel of {worker}");
             let limits = [it.limit, it.policy.max_connections];
             let limit = limits.into_iter().filter(|&limit| limit > 0).min().unwrap_or(u32::MAX);
-            assert!(in_hand <= limit as usize, "{worker} holds {in_hand} of {limit}");
+            // One that accepts by itself may have done so in between.
+            let is_known = !it.policy.admits();
+            assert!(in_hand <= limit as usize || !is_known, "{worker} holds {in_hand} of {limit}");
         });
     }
 
@@ -474,6 +490,6 @@ impl World {
         self.last_id += 1;
         let connection = ConnectionId(self.last_id);
         self.held.insert(connection, (listener, client, past));
-        Held { listener, connection, past }
+        Held { listener, connection, past, source: None }
     }
 }

@@ -69,7 +69,8 @@ impl World {
             inner.processes.values().map(|it| it.connections() + it.hand.len() + it.handed_back());
         let with: usize = with.sum();
         let places = inner.ended.len() + with + self.held.len();
-        assert_eq!(self.accepted, places as u64, "a client is lost");
+        let accepted = self.accepted + inner.accepted;
+        assert_eq!(accepted, places as u64, "a client is lost");
     }
 
     /// Without any time passing, everybody does all that he can do. Then no client may wait before
@@ -92,7 +93,8 @@ impl World {
                     any |= self.workers.0.get_mut().step(id);
                 }
             }
-            if !(self.listen() | any | self.accept_some()) {
+            let heard = self.calm && self.hear_silent();
+            if !(self.listen() | any | heard | self.accept_some()) {
                 break;
             }
         }
@@ -102,10 +104,18 @@ impl World {
             return;
         }
         for (id, listener) in &self.listeners {
-            let held = self.held.values().filter(|(from, ..)| from == id).count();
+            let queue = self.workers.0.borrow().queues.get(id).map_or(0, |it| it.len());
+            let waits =
+                |(from, _, past): &&(ListenerId, u64, Past)| from == id && *past != Past::Silent;
+            let held = self.held.values().filter(waits).count();
             // One that only a waiting reload names belongs to nobody yet.
             let Some(owner) = self.mind.doors.get(id).map(|door| door.pool) else { continue };
-            if listener.queue.len() + held == 0 {
+            if queue + held == 0 {
+                continue;
+            }
+            // Who has declined one is left alone for a moment, and is not alone in that while one is tried.
+            let rests = self.mind.roster.of(owner).any(|worker| worker.rests());
+            if rests || self.mind.tries(owner, &self.workers) {
                 continue;
             }
             let inner = self.workers.0.borrow();
@@ -120,10 +130,8 @@ impl World {
             });
             if let Some(idle) = idle {
                 panic!(
-                    "{} wait at {id} ({}), {held} are held, and {} is idle",
-                    listener.queue.len(),
-                    listener.attention,
-                    idle.who,
+                    "{queue} wait at {id} ({}), {held} are held, and {} is idle",
+                    listener.attention, idle.who,
                 );
             }
         }
@@ -135,9 +143,7 @@ impl World {
         let mut processes = self.workers.0.get_mut().processes.values_mut();
         let Some(process) = processes.find(|it| it.connections() > 0) else { return };
         process.died.get_or_insert("was killed by SIGSEGV");
-        for listener in self.listeners.values_mut() {
-            listener.queue.clear();
-        }
+        self.workers.0.get_mut().queues.clear();
         self.bury();
     }
 
@@ -184,9 +190,7 @@ impl World {
     fn grow_tired(&mut self) {
         let Some(after) = self.idle_exit.filter(|_| self.exit.is_none()) else { return };
         // Clients in hand finish, or are cut when their workers are killed; nobody comes.
-        for listener in self.listeners.values_mut() {
-            listener.queue.clear();
-        }
+        self.workers.0.get_mut().queues.clear();
         self.come_to_a_stand();
         let status = self.mind.status(self.now, &self.workers);
         let is_at_ease = |pool: &PoolStatus| {
@@ -270,7 +274,8 @@ impl World {
         assert!(self.exit.is_some(), "a stop has no end");
         assert!(self.wishes.is_empty(), "{:?} are not answered", self.wishes);
         assert!(self.held.is_empty(), "{:?} are held by nobody", self.held);
-        let ended = self.workers.0.get_mut().ended.len();
-        assert_eq!(self.accepted, ended as u64, "a client is lost");
+        let inner = self.workers.0.get_mut();
+        let accepted = self.accepted + inner.accepted;
+        assert_eq!(accepted, inner.ended.len() as u64, "a client is lost");
     }
 }

@@ -67,12 +67,18 @@ impl Player {
                 self.channels.get_mut(&worker).unwrap().push_back(Message::Probe);
                 None
             }
+            Action::Ping { worker } => {
+                self.channels.get_mut(&worker).unwrap().push_back(Message::Ping);
+                Some(Event::TakenBack { worker, connections: Vec::new(), pinged: true })
+            }
             Action::Drain { worker, take_back: true, .. } => self.take_back(worker, false),
             Action::TakeBack { worker } => self.take_back(worker, true),
             Action::Dispatch { worker, connection } => {
-                let (listener, past) = self.held[&connection];
+                let (listener, past, source) = self.held[&connection];
+                // Silence is over with the order.
+                let past = if past == Past::Silent { Past::New } else { past };
                 if self.broken.contains(&worker) {
-                    let (held, is_full) = (Held { listener, connection, past }, false);
+                    let (held, is_full) = (Held { listener, connection, past, source }, false);
                     return Some(Event::Returned { held, worker, is_full });
                 }
                 self.held.remove(&connection);
@@ -85,6 +91,7 @@ impl Player {
                 None
             }
             Action::Drain { .. }
+            | Action::Admit { .. }
             | Action::Terminate { .. }
             | Action::Kill { .. }
             | Action::Attend { .. }
@@ -173,17 +180,17 @@ impl Player {
         let mut entries = Vec::new();
         for message in messages {
             if let Message::Connection(listener, past) = message {
-                entries.push(self.keep(listener, past));
+                entries.push(self.keep(listener, past, None));
             }
         }
         entries
     }
 
-    pub fn keep(&mut self, listener: ListenerId, past: Past) -> Held {
+    pub fn keep(&mut self, listener: ListenerId, past: Past, source: Option<u64>) -> Held {
         self.connections += 1;
         let connection = ConnectionId(self.connections);
-        self.held.insert(connection, (listener, past));
-        Held { listener, connection, past }
+        self.held.insert(connection, (listener, past, source));
+        Held { listener, connection, past, source }
     }
 
     pub fn status(&mut self) {

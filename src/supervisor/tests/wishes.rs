@@ -48,7 +48,7 @@ impl World {
         for listener in pools.iter().filter_map(|(_, it)| it.as_ref()).flat_map(|it| &it.listeners)
         {
             let attention = Attention::Pause;
-            let fresh = || Listener { queue: Default::default(), attention };
+            let fresh = || Listener { attention };
             self.listeners.entry(*listener).or_insert_with(fresh);
         }
         self.say(|| format!("{edition} is {temper:?}"));
@@ -76,6 +76,9 @@ impl World {
             workers: 1 + u32::try_from(dice.below(3)).unwrap(),
             listeners,
             is_bound_here: dice.one_in(12),
+            accept: if dice.one_in(3) { Accept::Workers } else { Accept::Master },
+            counted: true,
+            window: [1, 32, 32][usize::try_from(dice.below(3)).unwrap()],
             balance: [Balance::LeastConnections, Balance::RoundRobin, Balance::SourceHash]
                 [usize::try_from(dice.below(3)).unwrap()],
             start_timeout: seconds(10 + dice.below(20)),

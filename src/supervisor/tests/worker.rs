@@ -64,6 +64,8 @@ pub struct Process {
     pub is_serving: bool,
     pub is_draining: bool,
     pub is_stopped: bool,
+    /// It accepts by itself.
+    pub accepts: bool,
     /// Its master was killed, and it has not come to the next one.
     pub is_absent: bool,
     /// Those whom it has given back, and some master has heard of.
@@ -99,6 +101,7 @@ impl Process {
             is_serving: false,
             is_draining: false,
             is_stopped: false,
+            accepts: false,
             is_absent: false,
             handed_back_before: 0,
             died: None,
@@ -146,6 +149,13 @@ pub struct Inner {
     pub dice: Dice,
     pub processes: BTreeMap<WorkerId, Process>,
     seats: BTreeMap<(PoolId, Seat), Words>,
+    /// Who waits in the kernel.
+    pub queues: BTreeMap<ListenerId, VecDeque<Client>>,
+    /// Clients whom workers have accepted.
+    pub accepted: u64,
+    /// When a worker accepted last.
+    pub accepted_at: Option<Instant>,
+    pub now: Option<Instant>,
     /// How every client that is gone ended.
     pub ended: BTreeMap<Client, &'static str>,
 }
@@ -156,7 +166,16 @@ pub struct Workers(pub RefCell<Inner>);
 impl Workers {
     pub fn new(seed: u64) -> Workers {
         let (processes, seats, ended) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Workers(RefCell::new(Inner { dice: Dice(mix(seed)), processes, seats, ended }))
+        Workers(RefCell::new(Inner {
+            dice: Dice(mix(seed)),
+            processes,
+            seats,
+            queues: BTreeMap::new(),
+            accepted: 0,
+            accepted_at: None,
+            now: None,
+            ended,
+        }))
     }
 }
 
@@ -216,6 +235,23 @@ impl Inner {
                 process.outbox.push_back(Said::Room);
             }
             return true;
+        }
+        let limits = [process.limit, process.policy.max_connections];
+        let limit = limits.into_iter().filter(|&limit| limit > 0).min().unwrap_or(u32::MAX);
+        let has_room = process.hand.len() + usize::from(process.has_probe) < limit as usize;
+        let has_leisure =
+            process.hand.is_empty() && process.channel.is_empty() && !process.has_probe;
+        let accepts = process.accepts && !process.is_draining && has_room;
+        if accepts && (has_leisure || self.dice.one_in(2)) {
+            let queues = process.policy.listeners.iter();
+            let next = queues.filter_map(|id| Some((*id, self.queues.get(id)?.front()?)));
+            if let Some((listener, &client)) = next.min_by_key(|(_, client)| *client) {
+                self.queues.entry(listener).or_default().pop_front();
+                words.counts.accepted += 1;
+                (self.accepted, self.accepted_at) = (self.accepted + 1, self.now);
+                process.hand.push((listener, client));
+                return true;
+            }
         }
         let finishes = !process.hand.is_empty() && self.dice.one_in(3);
         if let Some(message) = if finishes { None } else { process.channel.pop_front() } {

@@ -63,7 +63,8 @@ impl World {
             0..=24 => self.arrive(),
             25..=49 => _ = self.accept_some(),
             50..=64 => self.work(),
-            65..=79 => _ = self.listen(),
+            65..=77 => _ = self.listen(),
+            78..=79 => _ = self.hear_silent(),
             80..=89 => {
                 let ms = [1, 10, 60, 300, 1200, 8000, 70_000];
                 let ms = ms[usize::try_from(self.dice.below(7)).unwrap()];
@@ -100,7 +101,7 @@ impl World {
         for _ in 0..burst {
             self.last_id += 1;
             let client = self.last_id;
-            self.listeners.get_mut(&id).unwrap().queue.push_back(client);
+            self.workers.0.get_mut().queues.entry(id).or_default().push_back(client);
         }
     }
 
@@ -109,12 +110,14 @@ impl World {
         let mut any = false;
         for id in self.listeners.keys().copied().collect::<Vec<_>>() {
             for _ in 0..64 {
-                let Some(listener) = self.listeners.get_mut(&id) else { break };
-                let Some(&client) = listener.queue.front() else { break };
-                match listener.attention {
+                let Some(listener) = self.listeners.get(&id) else { break };
+                let attention = listener.attention;
+                let queue = self.workers.0.get_mut().queues.entry(id).or_default();
+                let Some(&client) = queue.front() else { break };
+                match attention {
                     Attention::Pause => break,
                     Attention::Answer => {
-                        listener.queue.pop_front();
+                        queue.pop_front();
                         self.accepted += 1;
                         self.used_at = self.now;
                         self.workers.0.get_mut().end(client, "answered");
@@ -148,15 +151,29 @@ impl World {
             assert!(attention != Attention::Accept, "nobody takes {id}, and it is not paused");
             return false;
         };
-        self.listeners.get_mut(&id).unwrap().queue.pop_front();
+        let queue = self.workers.0.get_mut().queues.entry(id).or_default();
+        if queue.front() != Some(&client) {
+            // A worker has accepted it meanwhile.
+            return false;
+        }
+        queue.pop_front();
         self.accepted += 1;
         self.used_at = self.now;
+        if self.dice.one_in(8) {
+            self.say(|| format!("{client} of {id} says nothing yet"));
+            let held = self.keep(id, client, Past::Silent);
+            self.tell(Event::AcceptedSilent { held });
+            return true;
+        }
         self.mind.note_dispatched(worker, self.now);
         if !self.calm && self.dice.one_in(60) {
             self.failed_at = Some(self.now);
             let held = self.keep(id, client, Past::New);
             let is_full = self.dice.one_in(3);
             self.tell(Event::Returned { held, worker, is_full });
+        } else if !self.calm && self.dice.one_in(40) {
+            let held = self.keep(id, client, Past::New);
+            self.tell(Event::Declined { held, worker });
         } else {
             self.say(|| format!("{client} of {id} goes to {worker}"));
             self.send(worker, id, client, Past::New);
@@ -181,8 +198,11 @@ impl World {
     pub fn listen(&mut self) -> bool {
         let mut any = false;
         for worker in self.ids() {
-            if self.with(worker, |it| it.is_absent) && !self.join(worker) {
-                continue;
+            if self.with(worker, |it| it.is_absent) {
+                if !self.join(worker) {
+                    continue;
+                }
+                any = true;
             }
             while let Some(said) = self
                 .workers
@@ -232,6 +252,35 @@ impl World {
                 if self.exit.is_some() {
                     return true;
                 }
+            }
+        }
+        any
+    }
+
+    /// Some clients who were silent say something, or go. Whether one did.
+    pub fn hear_silent(&mut self) -> bool {
+        let is_silent =
+            |(_, (.., past)): &(&ConnectionId, &(ListenerId, u64, Past))| *past == Past::Silent;
+        let silent: Vec<_> =
+            self.held.iter().filter(is_silent).map(|(id, it)| (*id, it.1)).collect();
+        let mut any = false;
+        for (connection, client) in silent {
+            // An order may have ended its silence.
+            let is_silent = self.held.get(&connection).is_some_and(|it| it.2 == Past::Silent);
+            if !is_silent || !self.calm && self.dice.one_in(2) {
+                continue;
+            }
+            any = true;
+            if self.dice.one_in(4) {
+                self.held.remove(&connection);
+                self.workers.0.get_mut().end(client, "hung up");
+                self.tell(Event::HungUp { connection });
+            } else {
+                self.held.entry(connection).and_modify(|it| it.2 = Past::New);
+                self.tell(Event::Spoke { connection });
+            }
+            if self.exit.is_some() {
+                break;
             }
         }
         any
@@ -305,7 +354,7 @@ impl World {
             let mut rescued = self.read_back(worker);
             let process = self.workers.0.get_mut().processes.remove(&worker).unwrap();
             // Half of them keep a ledger.
-            let has_ledger = worker.0 % 2 == 0;
+            let has_ledger = worker.0 % 2 == 0 && !process.policy.admits();
             let mut answered = 0;
             for (listener, client) in process.hand {
                 match if has_ledger { self.dice.below(3) } else { 0 } {
@@ -348,6 +397,7 @@ impl World {
             let due = [alarm, self.mind.poll_timeout(), Some(end)].into_iter().flatten().min();
             let before = self.now;
             self.now = due.unwrap_or(end).clamp(self.now, end);
+            self.workers.0.get_mut().now = Some(self.now);
             at_once = if self.now == before { at_once + 1 } else { 0 };
             assert!(at_once < 100, "the timer spins");
             self.ring();

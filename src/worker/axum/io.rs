@@ -50,8 +50,10 @@ impl Io {
     pub(super) fn track(&self) -> Arc<Tracker> {
         let make = || {
             self.stream.count_by_hand();
-            let link = Arc::clone(self.stream.link());
-            Arc::new(Tracker::new(link, Peer::of(&self.stream), Accounts::default()))
+            let (link, peer) = (Arc::clone(self.stream.link()), Peer::of(&self.stream));
+            let tracker = Arc::new(Tracker::new(link, peer, Accounts::default()));
+            self.stream.attach(&tracker);
+            tracker
         };
         Arc::clone(self.tracker.get_or_init(make))
     }
@@ -117,7 +119,7 @@ impl Drop for Io {
         if !tracker.is_leaving() || !is_at_rest(tracker) {
             return;
         }
-        self.stream.add_requests(tracker.requests());
+        self.stream.detach(tracker.requests());
         let left = self.stream.leave(tracker.accounts().pending());
         match (left, tokio::runtime::Handle::try_current()) {
             (Ok(leaving), Ok(runtime)) => drop(runtime.spawn(leaving.go())),

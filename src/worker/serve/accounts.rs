@@ -51,6 +51,10 @@ impl Accounts {
         Accounts { is_in_doubt: true, ..Accounts::default() }
     }
 
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
+    }
+
     /// The server was given `bytes`.
     pub(crate) fn deliver(&mut self, bytes: &[u8]) {
         if self.is_in_doubt {

@@ -68,6 +68,7 @@ where
 {
     let link = Arc::clone(stream.link());
     let may_hand_back = !stream.is_kept();
+    stream.attach(&tracker);
     let io = TokioIo::new(Io::new(stream, Arc::clone(&tracker)));
     let application = Application::new(service, Arc::clone(&tracker));
     // Known before the first request: its answer is the last one, and says so.
@@ -256,6 +257,6 @@ where
         return None;
     }
     drop(accounts);
-    stream.add_requests(tracker.requests());
+    stream.detach(tracker.requests());
     Some((stream, leftover))
 }

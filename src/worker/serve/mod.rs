@@ -191,6 +191,7 @@ where
     let link = Arc::clone(stream.link());
     let tracker = Tracker::new(Arc::clone(&link), peer, Accounts::in_doubt());
     let tracker = Arc::new(tracker);
+    stream.attach(&tracker);
     let io = TokioIo::new(Io::new(stream, Arc::clone(&tracker)));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     // WebSockets over HTTP/2 begin with it.

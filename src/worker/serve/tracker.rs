@@ -19,6 +19,7 @@ use hyper::header::{CONNECTION, HeaderMap};
 use super::accounts::Accounts;
 use super::peer::Peer;
 use crate::wire::ledger::State;
+use crate::wire::message::Activity;
 use crate::worker::ledger::Tail;
 use crate::worker::link::Link;
 use crate::worker::stream::Stream;
@@ -174,6 +175,20 @@ impl Tracker {
         }
         let accounts = self.accounts();
         accounts.is_between_requests().then(|| !accounts.pending().is_empty())
+    }
+
+    /// What it is in the middle of, for people.
+    pub(crate) fn activity(&self) -> Activity {
+        let accounts = self.accounts();
+        if !self.in_use().is_none() {
+            return Activity::Busy;
+        }
+        // It may be upgraded, and nobody knows what is spoken then.
+        if accounts.is_in_doubt() {
+            return Activity::Unknown;
+        }
+        let is_read = accounts.is_between_requests() && accounts.pending().is_empty();
+        if is_read && !self.is_unflushed() { Activity::Idle } else { Activity::Busy }
     }
 
     /// What the ledger is to know of the write that comes next.

@@ -273,7 +273,9 @@ impl Orphan {
         let body = body();
         master.welcome(&body, &folder, LONG, true);
         let (answer, _) = hear(socket.as_fd());
-        let ToMaster::Ready { adoption: true, draining, .. } = answer else { panic!("{answer:?}") };
+        let ToMaster::Ready(Ready { adoption: true, draining, .. }) = answer else {
+            panic!("{answer:?}")
+        };
         (Cluster { master, body, folder, kind, worker }, kept, draining)
     }
 }

@@ -20,7 +20,7 @@ async fn capitals(mut stream: Stream) {
 }
 
 /// Runs the worker on a thread of its own.
-fn serve(worker: Worker) -> std::thread::JoinHandle<()> {
+pub fn serve(worker: Worker) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         current_thread().block_on(async move {
             let mut incoming = worker.into_incoming().unwrap();
@@ -55,7 +55,7 @@ fn streams_are_answered_and_counted() {
     assert_eq!(master.hear_now(), None);
     drop(client);
     assert_eq!(master.hear_other(), ToMaster::Drained);
-    let counts = Counts { taken: 1, finished: 1, requests: 5, progress: 2 };
+    let counts = Counts { accepted: 0, taken: 1, finished: 1, requests: 5, progress: 2 };
     assert_eq!(master.seat.counts(), counts);
     worker.join().unwrap();
 }

@@ -34,10 +34,18 @@ fn connections_are_answered_and_counted() {
     let worker = serve(worker.threads(5), capitals);
     let ready = master.hear();
     let board = u32::try_from(master.board.size()).unwrap();
-    let (stride, handback, adoption, draining) = (STRIDE as u32, true, true, false);
-    let (limit, ledger) = (5, false);
-    let wanted = ToMaster::Ready { limit, stride, board, handback, ledger, adoption, draining };
-    assert_eq!(ready, wanted);
+    let wanted = Ready {
+        limit: 5,
+        stride: STRIDE as u32,
+        board,
+        handback: true,
+        ledger: false,
+        adoption: true,
+        draining: false,
+        tells: true,
+        accepts: true,
+    };
+    assert_eq!(ready, ToMaster::Ready(wanted));
     for _ in 0..2 {
         let mut client = master.dispatch();
         for _ in 0..3 {
@@ -46,7 +54,7 @@ fn connections_are_answered_and_counted() {
         }
     }
     let counts = master.until(|counts| counts.finished == 2);
-    assert_eq!(counts, Counts { taken: 2, finished: 2, requests: 6, progress: 2 });
+    assert_eq!(counts, Counts { accepted: 0, taken: 2, finished: 2, requests: 6, progress: 2 });
     master.drain(LONG);
     finish(&master, worker);
 }
@@ -157,7 +165,7 @@ fn a_drain_finishes_what_is_in_hand() {
         let clients = [master.dispatch(), master.dispatch(), master.dispatch()];
         master.drain(LONG);
         until_draining(&handle);
-        let counts = Counts { taken: 3, finished: 0, requests: 0, progress: 4 };
+        let counts = Counts { accepted: 0, taken: 3, finished: 0, requests: 0, progress: 4 };
         assert_eq!(master.seat.counts(), counts);
         assert_eq!(master.hear_now(), None);
         for _ in 0..3 {
@@ -344,6 +352,41 @@ fn handlers_run_side_by_side_up_to_the_bound() {
     finish(&master, worker);
 }
 
+/// Who answers does not listen: somebody else does, however many answer.
+#[test]
+fn the_master_is_heard_while_all_threads_answer() {
+    let (master, worker) = cluster();
+    let (go, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let worker = serve(worker.threads(2), move |_| gate.lock().unwrap().recv().unwrap());
+    assert_eq!(master.hear_ready(), 2);
+    for _ in 0..3 {
+        let _clients = [master.dispatch(), master.dispatch()];
+        master.say(&ToWorker::Ping);
+        assert_eq!(master.hear(), ToMaster::Room);
+        (0..2).for_each(|_| go.send(()).unwrap());
+    }
+    master.drain(LONG);
+    finish(&master, worker);
+}
+
+/// One after the other, they need hardly more than the one who answers and the one who waits.
+#[test]
+fn who_takes_a_connection_answers_it() {
+    let (master, worker) = cluster();
+    let (told, hear) = channel();
+    let worker = serve(worker, move |_| told.send(std::thread::current().id()).unwrap());
+    master.hear_ready();
+    let mut threads = std::collections::HashSet::new();
+    for _ in 0..200 {
+        assert_eq!(read_all(master.dispatch()), "");
+        threads.insert(hear.recv_timeout(LONG).unwrap());
+    }
+    assert!(threads.len() < 20, "{} threads for 200 connections in a row", threads.len());
+    master.drain(LONG);
+    finish(&master, worker);
+}
+
 #[test]
 fn what_is_no_connection_is_skipped() {
     let (master, worker) = cluster();
@@ -393,28 +436,31 @@ fn it_asks_once_to_be_replaced() {
     worker.join().unwrap().unwrap();
 }
 
+/// Over and over: the thread that iterates and the one that stands in for it are told of things in turns.
 #[test]
 fn an_iterator_ends_when_what_it_lent_is_dropped() {
-    let (master, worker) = cluster();
-    let (lend, lent): (Sender<Connection>, Receiver<Connection>) = channel();
-    let author = std::thread::spawn(move || {
-        for connection in worker.connections().unwrap() {
-            lend.send(connection).unwrap();
+    for _ in 0..100 {
+        let (master, worker) = cluster();
+        let (lend, lent): (Sender<Connection>, Receiver<Connection>) = channel();
+        let author = std::thread::spawn(move || {
+            for connection in worker.connections().unwrap() {
+                lend.send(connection).unwrap();
+            }
+        });
+        assert_eq!(master.hear_ready(), 1);
+        let client = master.dispatch();
+        let connection = lent.recv_timeout(LONG).unwrap();
+        master.drain(LONG);
+        while !connection.draining() {
+            std::thread::yield_now();
         }
-    });
-    assert_eq!(master.hear_ready(), 1);
-    let client = master.dispatch();
-    let connection = lent.recv().unwrap();
-    master.drain(LONG);
-    while !connection.draining() {
-        std::thread::yield_now();
+        assert_eq!(master.hear_now(), None);
+        assert!(!author.is_finished());
+        drop(connection);
+        assert_eq!(master.hear_other(), ToMaster::Drained);
+        author.join().unwrap();
+        drop(client);
     }
-    assert_eq!(master.hear_now(), None);
-    assert!(!author.is_finished());
-    drop(connection);
-    assert_eq!(master.hear_other(), ToMaster::Drained);
-    author.join().unwrap();
-    drop(client);
 }
 
 /// A handler that takes long is no stall: the channel is emptied all the same.

@@ -103,7 +103,7 @@ impl Running {
             });
         }
         let ready = master.hear();
-        assert!(matches!(ready, ToMaster::Ready { ledger: true, .. }), "{ready:?}");
+        assert!(matches!(ready, ToMaster::Ready(Ready { ledger: true, .. })), "{ready:?}");
         Running { master, ledger, hands, _handle: handle, _runtime: runtime }
     }
 

@@ -2,6 +2,8 @@
 //! the worker's end (as the real one does) and the board, and does what it is told.
 
 #[cfg(feature = "daemon")]
+mod accepting;
+#[cfg(feature = "daemon")]
 mod adoption;
 #[cfg(feature = "tokio")]
 mod asynchronous;
@@ -9,6 +11,7 @@ mod blocking;
 #[cfg(feature = "axum")]
 mod fuzz;
 mod handback;
+mod holding;
 #[cfg(feature = "axum")]
 mod ledger;
 #[cfg(feature = "axum")]
@@ -31,7 +34,7 @@ use crate::sys::leftover::{pack, unpack};
 use crate::sys::socket::wait_readable;
 use crate::wire::channel::{End, Received, pair};
 use crate::wire::ledger::Ledger;
-use crate::wire::message::{LENGTH_MAX, Past, ToMaster, ToWorker};
+use crate::wire::message::{LENGTH_MAX, Past, Ready, ToMaster, ToWorker};
 use crate::wire::scoreboard::{Counts, Scoreboard, SeatWords};
 
 /// Longer than anything here takes; a test that waits this long has failed.
@@ -111,6 +114,12 @@ impl Master {
         (master, channel)
     }
 
+    /// Another seat of the pool.
+    pub fn sibling(&self) -> SeatWords {
+        self.board.set_siblings(&[SEAT, SEAT + 1]);
+        self.board.seat(SEAT + 1).unwrap()
+    }
+
     pub fn say(&self, message: &ToWorker<'_>) {
         self.say_bytes(&message.encode());
     }
@@ -135,11 +144,12 @@ impl Master {
                         ToMaster::Handback { listener, past, .. } => {
                             return Returned::new(listener, past, descriptor.unwrap(), second);
                         }
-                        other @ (ToMaster::Ready { .. }
+                        other @ (ToMaster::Ready(_)
                         | ToMaster::Drained
                         | ToMaster::Retire
                         | ToMaster::Hello { .. }
                         | ToMaster::Keep { .. }
+                        | ToMaster::Holding(_)
                         | ToMaster::Unknown(_)) => panic!("{other:?}"),
                     }
                 }
@@ -230,12 +240,13 @@ impl Master {
                             let socket = descriptor.unwrap();
                             Heard::Returned(Returned::new(listener, past, socket, second))
                         }
-                        other @ (ToMaster::Ready { .. }
+                        other @ (ToMaster::Ready(_)
                         | ToMaster::Room
                         | ToMaster::Drained
                         | ToMaster::Retire
                         | ToMaster::Hello { .. }
                         | ToMaster::Keep { .. }
+                        | ToMaster::Holding(_)
                         | ToMaster::Unknown(_)) => Heard::Said(other),
                     };
                 }
@@ -271,7 +282,7 @@ impl Master {
 
     pub fn hear_ready(&self) -> u32 {
         let message = self.hear();
-        let ToMaster::Ready { limit, .. } = message else { panic!("{message:?}") };
+        let ToMaster::Ready(Ready { limit, .. }) = message else { panic!("{message:?}") };
         limit
     }
 

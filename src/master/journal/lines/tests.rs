@@ -181,3 +181,23 @@ fn a_last_line_waits_for_its_continuation_but_not_for_long() {
     lines.finish(&mut |piece| all.push(piece.text));
     assert_eq!(all[3..], ["begun and ended"]);
 }
+
+#[test]
+fn pauses_that_follow_each_other_hold_a_last_line_up_once() {
+    let (mut lines, mut all) = (Lines::default(), Vec::new());
+    let begun = start();
+    lines.feed(b"one\n", begun, &mut |piece| all.push(piece.text));
+    let carried = |lines: &Lines| -> Lines {
+        serde_json::from_str(&serde_json::to_string(lines).unwrap()).unwrap()
+    };
+    lines = carried(&lines);
+    lines.resume(begun);
+    assert_eq!(lines.deadline(), Some(begun + QUIET));
+    lines = carried(&lines);
+    lines.resume(begun);
+    assert_eq!(lines.deadline(), Some(begun), "at once");
+    // Who speaks is waited for again.
+    lines.feed(b" more\n", begun, &mut |piece| all.push(piece.text));
+    lines.resume(begun);
+    assert_eq!(lines.deadline(), Some(begun + QUIET));
+}
