@@ -17,10 +17,10 @@ use std::sync::Arc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Daemon;
-use super::journal::Level;
+use super::journal::{Entry, Level};
 use crate::kinds::Worker;
 use crate::supervisor::{Event, PoolId, WorkerId};
-use crate::sys::listen::set_nonblocking;
+use crate::sys::listen::set_blocking;
 use crate::wire::scoreboard::identity;
 use crate::wire::siblings::Stand;
 
@@ -63,15 +63,42 @@ impl Daemon {
     fn tell_listeners(&mut self, id: WorkerId) -> std::io::Result<()> {
         let Some(pool) = self.workers.get(&id).map(|worker| worker.who.pool) else { return Ok(()) };
         let bell = self.boards.bells.of(pool)?;
+        // Workers of another kind, who had them before, may have wanted them otherwise.
+        self.let_listeners_block(id, false)?;
         let (Some(link), Some(policy)) = (self.native(id), self.supervisor.policy_of(id)) else {
             return Ok(());
         };
         for listener in policy.listeners.iter().filter_map(|&id| self.listeners.get(id)) {
-            // Workers of another kind, who had it before, may have wanted it otherwise.
-            set_nonblocking(listener.as_fd())?;
             let limit = policy.max_connections;
             link.let_accept(&listener.name, limit, listener.as_fd(), bell.as_fd())?;
         }
+        Ok(())
+    }
+
+    /// Sets whether the listeners of a worker block: one setting for all who have the socket.
+    pub(super) fn let_listeners_block(
+        &mut self,
+        id: WorkerId,
+        blocks: bool,
+    ) -> std::io::Result<()> {
+        let Some(policy) = self.supervisor.policy_of(id) else { return Ok(()) };
+        let mut inherited = None;
+        for listener in policy.listeners.iter().filter_map(|&id| self.listeners.get(id)) {
+            set_blocking(listener.as_fd(), blocks)?;
+            inherited = inherited.or((!listener.is_ours()).then_some(&listener.name));
+        }
+        let came_otherwise = self.listeners.inheritance.blocks.is_some_and(|it| it != blocks);
+        let will_change = came_otherwise && self.notify.has_manager() && self.adoption.has_door();
+        let Some(name) = inherited.filter(|_| will_change) else { return Ok(()) };
+        let (right, harm) = match blocks {
+            false => ("yes", "it may stand still until the next client comes there"),
+            true => ("no", "it may be told that nobody waits"),
+        };
+        let text = format!(
+            "listener {name}: the unit should have NonBlocking={right}; otherwise systemd changes it \
+             when it starts the next master after this one was killed, while a worker accepts: {harm}"
+        );
+        self.say_once(Entry::new(Level::Warning, text));
         Ok(())
     }
 

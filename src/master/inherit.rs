@@ -10,7 +10,7 @@
 //! them, and whoever stored them asks for them.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
@@ -18,7 +18,7 @@ use listenfd::ListenFd;
 use super::door::DOOR;
 use crate::config::Address;
 use crate::sys::ancillary::take_over;
-use crate::sys::listen::{Local, check_listening, local};
+use crate::sys::listen::{Local, blocks, check_listening, local};
 
 /// What the names of stored descriptors begin with: read ends of workers' log pipes, listening
 /// sockets that rcluster bound itself, and the state of a master that was killed.
@@ -45,6 +45,8 @@ pub(crate) struct Inheritance {
     pub(super) stored: Vec<(String, OwnedFd)>,
     /// Where workers of a killed master come.
     pub(super) door: Option<OwnedFd>,
+    /// Whether the sockets came as blocking ones. `None`: none came, or not by a start.
+    pub(super) blocks: Option<bool>,
 }
 
 impl Inheritance {
@@ -100,6 +102,9 @@ impl Inheritance {
                 name => inheritance.sockets.push(take_one(&mut sockets, index, name)?),
             }
         }
+        // One setting of the unit for all of them.
+        let first = inheritance.sockets.first();
+        inheritance.blocks = first.and_then(|first| blocks(first.socket.as_fd()).ok());
         Ok(inheritance)
     }
 

@@ -27,7 +27,7 @@ use crate::kinds::notice::{Said, read};
 use crate::supervisor::{Accept, Event, ListenerId, WorkerId};
 use crate::sys::accepting::waits_for_clients;
 use crate::sys::family;
-use crate::sys::listen::{local, set_blocking};
+use crate::sys::listen::local;
 use crate::sys::process::{Ending, Process};
 use crate::sys::socket::is_readable;
 
@@ -78,13 +78,13 @@ impl Daemon {
     /// # Errors
     /// Those of the system calls.
     pub(super) fn offer(&mut self, id: WorkerId, manner: &Manner) -> io::Result<Offer> {
+        // Nobody else accepts there.
+        self.let_listeners_block(id, manner.blocking)?;
         let Some(policy) = self.supervisor.policy_of(id) else { return Ok(Offer::default()) };
         let are_shared = policy.accept == Accept::Workers;
         let mut offer = Offer { watchdog: policy.watchdog, are_shared, ..Offer::default() };
         for &id in &policy.listeners {
             let Some(listener) = self.listeners.get(id) else { continue };
-            // One setting for all who have the socket; nobody else accepts there.
-            set_blocking(&listener.socket, manner.blocking)?;
             offer.sockets.push(Offered {
                 listener: id,
                 entry: listener.name.clone(),

@@ -239,11 +239,21 @@ pub fn set_nonblocking(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the open file that `socket` refers to blocks.
+///
+/// # Errors
+/// Those of `fcntl(2)`.
+pub fn blocks(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    Ok(!flags.contains(OFlag::O_NONBLOCK))
+}
+
 /// Sets or clears O_NONBLOCK on the open file that `socket` refers to, for everybody who has it.
 ///
 /// # Errors
 /// Those of `fcntl(2)`.
-pub fn set_blocking(socket: &OwnedFd, blocks: bool) -> io::Result<()> {
+pub fn set_blocking(socket: BorrowedFd<'_>, blocks: bool) -> io::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     let mut flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
     flags.set(OFlag::O_NONBLOCK, !blocks);

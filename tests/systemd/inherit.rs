@@ -74,6 +74,49 @@ fn exchange(path: &Path) -> Result<(), String> {
     if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(format!("answered {answer:?}")) }
 }
 
+/// Looks all the time whether a socket has become a blocking one, for those who have it.
+struct Blocking {
+    thread: JoinHandle<(u64, u64)>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Blocking {
+    /// Of the Unix socket, as a worker has it.
+    fn watch(machine: &Machine, worker: u64) -> Blocking {
+        const LISTENS: &str = "00010000";
+        let sockets = machine.sh("cat /proc/net/unix").ok().text;
+        let words = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut found = words.filter(|words| words.last() == Some(&SOCKET) && words[3] == LISTENS);
+        let wanted = format!("socket:[{}]", found.next().unwrap()[6]);
+        let is_it = |it: &std::fs::DirEntry| {
+            std::fs::read_link(it.path()).is_ok_and(|link| link == Path::new(&wanted))
+        };
+        let folder = std::fs::read_dir(machine.path(&format!("/proc/{worker}/fd"))).unwrap();
+        let number = folder.flatten().find(is_it).unwrap().file_name();
+        let place = machine.path(&format!("/proc/{worker}/fdinfo")).join(number);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stops = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut looks, mut blocks) = (0, 0);
+            while !stops.load(Relaxed) {
+                let text = std::fs::read_to_string(&place).unwrap();
+                let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+                let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+                looks += 1;
+                blocks += u64::from(flags & nix::libc::O_NONBLOCK == 0);
+            }
+            (looks, blocks)
+        });
+        Blocking { thread, stop }
+    }
+
+    /// How often it was looked at, and how often it did.
+    fn finish(self) -> (u64, u64) {
+        self.stop.store(true, Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
 /// The pool's workers: their process ids, and what they say.
 fn workers(machine: &Machine) -> Vec<(u64, String)> {
     let status = machine.sh("rcluster status --json").ok().text;
@@ -122,12 +165,17 @@ fn nobody_is_lost(machine: &Machine, name: &str) {
     }
     // Nobody stands between clients and workers, so nobody is missed.
     let (before, master) = (pids(machine), machine.property("MainPID"));
+    let blocking = Blocking::watch(machine, before[0]);
     machine.sh("systemctl kill -s KILL --kill-whom=main rcluster").ok();
     machine.wait_for(&format!(
         "test $(systemctl show --value -p MainPID rcluster) != {master} \
          && systemctl is-active --quiet rcluster"
     ));
-    assert_eq!(pids(machine), before, "they are taken over");
+    assert_eq!(pids(machine), before, "taken over: {}", machine.journal("-u rcluster"));
+    // Whoever accepts holds up all others where the socket blocks.
+    let (looks, blocks) = blocking.finish();
+    assert!(looks > 100, "{looks} looks");
+    assert_eq!(blocks, 0, "of {looks} looks at a listening socket so many saw it block");
     reload(machine).ok();
     wait_answers(&coming, 50);
     local.wait(50);
@@ -172,4 +220,11 @@ fn native_workers_accept_as_another_user_from_two_sockets(machine: &Machine) {
     nobody_is_lost(machine, "native");
     let journal = machine.journal("-u rcluster");
     assert!(!journal.contains("connections cut"), "{journal}");
+    assert!(!journal.contains("NonBlocking="), "{journal}");
+    // A unit of one's own may forget it.
+    drop_in(machine, "rcluster.service", "[Service]\nNonBlocking=no\n");
+    machine.sh("systemctl start rcluster.service").ok();
+    let journal = machine.journal("-u rcluster");
+    let warned = journal.matches("the unit should have NonBlocking=yes").count();
+    assert_eq!(warned, 1, "{journal}");
 }

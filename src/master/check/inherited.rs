@@ -43,7 +43,7 @@ impl Daemon {
         for &id in ids {
             let Some(listener) = self.listeners.get(id) else { continue };
             let made = stand_in(listener.as_fd()).and_then(|socket| {
-                set_blocking(&socket, pool.manner.blocking)?;
+                set_blocking(socket.as_fd(), pool.manner.blocking)?;
                 Ok(socket)
             });
             let socket = made.map_err(|error| why(&error))?;

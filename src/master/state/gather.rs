@@ -16,6 +16,7 @@ use crate::master::{Daemon, Outcome, Wish};
 use crate::supervisor::{Seat, Times, WishId, WorkerId};
 use crate::sys::accepting::inode_of;
 use crate::sys::clock::microseconds;
+use crate::sys::listen::blocks;
 use crate::wire::scoreboard::identity;
 
 impl Daemon {
@@ -224,6 +225,7 @@ fn gather_listeners<'a>(listeners: &'a Listeners, packing: &mut Packing<'a>) -> 
             needs_source: *needs_source,
             first_byte: *first_byte,
             defers: *defers,
+            blocks: blocks(listener.as_fd()).ok(),
             answer: answer.as_deref().map(<[u8]>::to_vec),
             inode: inode_of(socket),
             data: number.and(data.clone()),

@@ -163,6 +163,8 @@ pub(crate) struct Listener {
     pub(crate) needs_source: bool,
     pub(crate) first_byte: bool,
     pub(crate) defers: bool,
+    /// Whether it blocks, for all who have it. `None`: not known.
+    pub(crate) blocks: Option<bool>,
     pub(crate) answer: Option<Vec<u8>>,
     /// What a Node server there says of itself: secrets, which are carried and never written down.
     pub(crate) data: Option<serde_json::Value>,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::master::pin::{Directory, Held, Interpreter, Pinned, Program, Stamp};
 use crate::master::prepare::Editions;
 use crate::master::stored::SocketFile;
 use crate::supervisor::Attention;
-use crate::sys::listen::local;
+use crate::sys::listen::{local, set_blocking};
 use crate::wire::message::ToWorker;
 
 /// Where descriptors come from.
@@ -191,6 +192,11 @@ impl Listeners {
                 return Err(format!("{name} stands for {now} sockets now, it was {then}"));
             }
             for (listener, (socket, origin)) in listeners.into_iter().zip(found) {
+                // Its workers accept there already, and systemd may have set it otherwise.
+                if let Some(Err(error)) = listener.blocks.map(|it| set_blocking(socket.as_fd(), it))
+                {
+                    return Err(format!("{name}: {error}"));
+                }
                 self.admit(listener, socket, origin);
             }
         }
