@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::event::Held;
 use super::roster::Worker;
+use super::times::{Micros, Times};
 use super::{Board, ListenerId, PoolId, Supervisor, WorkerId};
 
 /// How long a worker is left alone after it has declined a connection: the first time, and at most.
@@ -30,10 +31,17 @@ pub(super) struct Declined {
     pub(super) taken: u64,
 }
 
+impl Declined {
+    /// As a snapshot has it.
+    pub(super) fn written(&self, times: Times) -> (Option<Micros>, Duration, u64) {
+        (self.until.map(|at| times.from(at)), self.pause, self.taken)
+    }
+}
+
 impl Worker {
     /// It has declined a connection a moment ago.
     pub(super) fn rests(&self) -> bool {
-        self.declined.is_some_and(|declined| declined.until.is_some())
+        self.declined.as_ref().is_some_and(|declined| declined.until.is_some())
     }
 }
 
@@ -51,11 +59,11 @@ impl Supervisor {
             return self.hold_homeless(vec![held]);
         };
         let taken = board.counts(worker.who.pool, worker.seat).taken;
-        let pause = match worker.declined {
+        let pause = match worker.declined.as_deref() {
             Some(before) if before.taken == taken => (before.pause * 2).min(PAUSE_LAST),
             Some(_) | None => PAUSE_FIRST,
         };
-        worker.declined = Some(Declined { until: Some(now + pause), pause, taken });
+        worker.declined = Some(Box::new(Declined { until: Some(now + pause), pause, taken }));
         // It has answered, so it lives.
         worker.stuck = None;
         let pool = worker.who.pool;
@@ -81,14 +89,12 @@ impl Supervisor {
             let is_next = || desk.held.iter().any(|held| awaits(held, worker));
             declines(worker, board) && (is_sent || is_next())
         };
-        let candidates = desk.candidates.iter();
-        let mut candidates = candidates.filter_map(|it| self.roster.records.at(it.record));
-        candidates.any(is_tried)
+        self.roster.records.of(&desk.candidates).any(is_tried)
     }
 
     /// It may be sent something again.
     pub(super) fn end_rest(&mut self, id: WorkerId) {
-        let declined = self.roster.get_mut(id).and_then(|worker| worker.declined.as_mut());
+        let declined = self.roster.get_mut(id).and_then(|worker| worker.declined.as_deref_mut());
         if let Some(declined) = declined {
             declined.until = None;
         }
@@ -97,7 +103,7 @@ impl Supervisor {
     /// Ends what has lasted long enough.
     pub(super) fn end_rests(&mut self, now: Instant, board: &impl Board) {
         let is_over = |worker: &&Worker| {
-            worker.declined.and_then(|it| it.until).is_some_and(|until| until <= now)
+            worker.declined.as_ref().and_then(|it| it.until).is_some_and(|until| until <= now)
         };
         let over: Vec<_> = self.roster.iter().filter(is_over).map(|worker| worker.who).collect();
         for who in &over {
@@ -110,7 +116,7 @@ impl Supervisor {
     }
 
     pub(super) fn rest_deadline(&self) -> Option<Instant> {
-        self.roster.iter().filter_map(|worker| worker.declined?.until).min()
+        self.roster.iter().filter_map(|worker| worker.declined.as_ref()?.until).min()
     }
 
     /// It takes connections of this listener from now on.
@@ -140,5 +146,6 @@ impl Supervisor {
 pub(super) fn declines(worker: &Worker, board: &impl Board) -> bool {
     worker
         .declined
+        .as_ref()
         .is_some_and(|declined| board.counts(worker.who.pool, worker.seat).taken == declined.taken)
 }

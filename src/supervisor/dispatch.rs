@@ -160,7 +160,7 @@ impl Supervisor {
     pub(super) fn await_room(&mut self, pool: PoolId, client: Client, board: &impl Board) {
         let Some(desk) = self.desks.get_mut(&pool) else { return };
         desk.awaits_room = true;
-        for worker in desk.candidates.iter().filter_map(|it| self.roster.records.at(it.record)) {
+        for worker in self.roster.records.of(&desk.candidates) {
             if client.is_for(worker) {
                 board.set_waiting(pool, worker.seat, true);
             }
@@ -203,8 +203,7 @@ impl Supervisor {
     fn forget_room(&mut self, pool: PoolId, board: &impl Board) {
         let is_free = |desk: &&Desk| desk.awaits_room && desk.held.is_empty();
         let Some(desk) = self.desks.get(&pool).filter(is_free) else { return };
-        let candidates =
-            || desk.candidates.iter().filter_map(|it| self.roster.records.at(it.record));
+        let candidates = || self.roster.records.of(&desk.candidates);
         let waits = self.doors.iter().any(|(&listener, door)| {
             let is_starved = door.pool == pool && door.attention != Attention::Accept;
             // Where workers accept by themselves, clients may wait for nobody's room but theirs.
@@ -212,7 +211,7 @@ impl Supervisor {
         });
         let Some(desk) = self.desks.get_mut(&pool).filter(|_| !waits) else { return };
         desk.awaits_room = false;
-        for worker in desk.candidates.iter().filter_map(|it| self.roster.records.at(it.record)) {
+        for worker in self.roster.records.of(&desk.candidates) {
             board.set_waiting(pool, worker.seat, false);
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::WorkerId;
+use super::choice::Candidate;
 use super::roster::Worker;
 
 /// Every worker's record.
@@ -39,6 +40,14 @@ impl Records {
     /// Whoever's record lies there.
     pub(super) fn at(&self, place: usize) -> Option<&Worker> {
         self.records.get(place)?.as_ref()
+    }
+
+    /// Those of a pool who may be chosen, in their order.
+    pub(super) fn of<'a>(
+        &'a self,
+        candidates: &'a [Candidate],
+    ) -> impl Iterator<Item = &'a Worker> {
+        candidates.iter().filter_map(|it| self.at(it.record))
     }
 
     pub(super) fn get(&self, id: WorkerId) -> Option<&Worker> {

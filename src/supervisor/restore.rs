@@ -232,7 +232,7 @@ fn worker_of(hired: Hired, times: Times, plans: &[Arc<Plan>]) -> Result<Worker, 
     });
     let declined = declined.map(|(until, pause, taken)| {
         let until = until.map(|at| times.to(at));
-        Declined { until, pause, taken }
+        Box::new(Declined { until, pause, taken })
     });
     let mut worker = Worker::new(who, seat, plan_of(plan, plans)?, phase, absent);
     (worker.declined, worker.closed) = (declined, closed);

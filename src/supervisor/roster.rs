@@ -33,19 +33,11 @@ pub(super) enum Phase {
 }
 
 /// One process in a slot, from spawn to reap. Never reused.
+///
+/// What is read to choose among many comes first, in two lines of the cache, side by side.
 #[derive(Clone, Debug)]
+#[repr(C, align(128))]
 pub(super) struct Worker {
-    pub(super) who: Who,
-    pub(super) seat: Seat,
-    pub(super) plan: Arc<Plan>,
-    phase: Phase,
-    /// The master that it knew was killed, and it has not found this one yet. Until then it is
-    /// waited for; it fills its slot, and can be given and told nothing.
-    absent: Option<Instant>,
-    /// It asked to be replaced.
-    pub(super) due: bool,
-    /// It hands live connections back, and takes those of others.
-    pub(super) handback: bool,
     /// Connections sent to it, less those read back.
     pub(super) dispatched: u64,
     /// Of these, the ones that it handed back.
@@ -56,10 +48,21 @@ pub(super) struct Worker {
     pub(super) messages: u64,
     /// Connections it can hold at once.
     pub(super) limit: u64,
+    pub(super) plan: Arc<Plan>,
+    /// It has declined a connection.
+    pub(super) declined: Option<Box<Declined>>,
+    pub(super) who: Who,
+    pub(super) seat: Seat,
     /// It takes nothing while messages wait.
     pub(super) stuck: Option<Stuck>,
-    /// It has declined a connection.
-    pub(super) declined: Option<Declined>,
+    phase: Phase,
+    /// The master that it knew was killed, and it has not found this one yet. Until then it is
+    /// waited for; it fills its slot, and can be given and told nothing.
+    absent: Option<Instant>,
+    /// It asked to be replaced.
+    pub(super) due: bool,
+    /// It hands live connections back, and takes those of others.
+    pub(super) handback: bool,
     /// Its pool's listeners of which it takes nothing.
     pub(super) closed: BTreeSet<ListenerId>,
     /// The verdict of a probe is awaited.

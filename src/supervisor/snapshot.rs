@@ -259,8 +259,7 @@ impl Supervisor {
         } = self;
         debug_assert!(actions.is_empty(), "orders are outstanding: {actions:?}");
         let (times, mut table) = (Times(now), Table::default());
-        let pools = pools.iter().map(|(&id, goal)| (id, pool_of(goal, times, &mut table)));
-        let pools = pools.collect();
+        let pools = pools.iter().map(|(&id, it)| (id, pool_of(it, times, &mut table))).collect();
         let workers = roster.iter().map(|worker| hired(worker, times, &mut table)).collect();
         let (last_worker, turns) = roster.turns();
         let plans = table.plans.iter().map(|plan| {
@@ -360,7 +359,7 @@ fn hired(worker: &Worker, times: Times, table: &mut Table) -> Hired {
         messages: worker.messages,
         limit: worker.limit,
         stuck: worker.stuck.map(|it| (times.from(it.since), it.progress, it.suspect)),
-        declined: worker.declined.map(|it| (it.until.map(|at| times.from(at)), it.pause, it.taken)),
+        declined: worker.declined.as_ref().map(|it| it.written(times)),
         closed: worker.closed.clone(),
         is_probed: worker.is_probed,
         has_probe: worker.has_probe,

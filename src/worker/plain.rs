@@ -89,9 +89,12 @@ impl Plain {
     }
 
     pub fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Plain::Tcp(stream) => (&*stream).write_vectored(slices),
-            Plain::Unix(stream) => (&*stream).write_vectored(slices),
+        match (self, slices) {
+            // send(2), which has less of a way to go than writev(2).
+            (Plain::Tcp(stream), [bytes]) => (&*stream).write(bytes),
+            (Plain::Unix(stream), [bytes]) => (&*stream).write(bytes),
+            (Plain::Tcp(stream), _) => (&*stream).write_vectored(slices),
+            (Plain::Unix(stream), _) => (&*stream).write_vectored(slices),
         }
     }
 }

@@ -37,9 +37,12 @@ impl Socket {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        match (self, slices) {
+            // send(2), which has less of a way to go than writev(2).
+            (Socket::Tcp(stream), [bytes]) => Pin::new(stream).poll_write(context, bytes),
+            (Socket::Unix(stream), [bytes]) => Pin::new(stream).poll_write(context, bytes),
+            (Socket::Tcp(stream), _) => Pin::new(stream).poll_write_vectored(context, slices),
+            (Socket::Unix(stream), _) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 

@@ -107,7 +107,8 @@ pub(super) struct Watch {
 struct Calls {
     /// By which one thread calls another.
     call: EventFd,
-    alarm: TimerFd,
+    /// For who decides when it is time; one that stands in does not.
+    alarm: Option<TimerFd>,
 }
 
 impl Watch {
@@ -121,7 +122,7 @@ impl Watch {
 
     /// For several threads.
     pub fn several(link: &Link) -> io::Result<Watch> {
-        let watch = Watch::new(true)?.with_calls(link)?;
+        let watch = Watch::new(true)?.with_calls(link)?.with_alarm()?;
         watch.add(link.channel(), CHANNEL, EpollFlags::empty())?;
         watch.add(link.nudge(), NUDGE, EpollFlags::empty())?;
         Ok(watch)
@@ -129,7 +130,7 @@ impl Watch {
 
     /// For one thread; and one that stands in for it at the channel.
     pub fn pair(link: &Link) -> io::Result<(Watch, Watch)> {
-        let first = Watch::new(false)?.with_calls(link)?;
+        let first = Watch::new(false)?.with_calls(link)?.with_alarm()?;
         first.add(link.channel(), CHANNEL, EpollFlags::EPOLLEXCLUSIVE)?;
         first.add(link.nudge(), NUDGE, EpollFlags::empty())?;
         let second = Watch::new(false)?.with_calls(link)?;
@@ -144,13 +145,20 @@ impl Watch {
 
     fn with_calls(self, link: &Link) -> io::Result<Watch> {
         let call = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        let alarm = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         self.add(&call, CALL, EpollFlags::EPOLLET)?;
-        self.add(&alarm, ALARM, EpollFlags::EPOLLET)?;
         // The drain is for all of them.
         self.set.add(link.bell(), EpollEvent::new(EpollFlags::EPOLLIN, CALL))?;
-        Ok(Watch { calls: Some(Calls { call, alarm }), ..self })
+        Ok(Watch { calls: Some(Calls { call, alarm: None }), ..self })
+    }
+
+    fn with_alarm(mut self) -> io::Result<Watch> {
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let alarm = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        self.add(&alarm, ALARM, EpollFlags::EPOLLET)?;
+        if let Some(calls) = &mut self.calls {
+            calls.alarm = Some(alarm);
+        }
+        Ok(self)
     }
 
     /// Whether threads wait at it themselves, which answer what they take.
@@ -181,7 +189,7 @@ impl Watch {
 
     /// One of those who wait at it themselves is told when it is time.
     pub fn set_alarm(&self, alarm: Alarm) -> io::Result<()> {
-        let Some(Calls { alarm: timer, .. }) = &self.calls else { return Ok(()) };
+        let Some(Calls { alarm: Some(timer), .. }) = &self.calls else { return Ok(()) };
         let expiration = match alarm {
             Alarm::Never => return Ok(timer.unset()?),
             Alarm::In(time) => Expiration::OneShot(timer_span(time)),
