@@ -25,6 +25,9 @@ struct Entry {
     memory: u64,
 }
 
+/// Who does not run, and why.
+type LeftOut = (&'static str, String);
+
 /// µs of CPU for a connection, and what clients waited.
 #[derive(Clone, Copy, Default)]
 struct Cost {
@@ -50,15 +53,14 @@ pub fn table(rounds: usize, only: Option<&str>, peers: &std::path::Path) {
          loop; busy: {AT_ONCE} at once, closed loop; {rounds} rounds in turns of {BURST} connections; \
          median (least–most). × floor and × one process are ratios within a round."
     );
-    for line in left_out {
-        println!("{line}");
-    }
+    tell(&left_out);
     targets(&field);
 }
 
 /// What was tried at the floor, beside the floor as it is.
 pub fn tried(rounds: usize, peers: &std::path::Path) {
-    let (mut field, _) = start(std::iter::once(floor_itself()).chain(variants()).collect(), peers);
+    let wanted = std::iter::once(floor_itself()).chain(variants()).collect();
+    let (mut field, left_out) = start(wanted, peers);
     measure(&mut field, rounds);
     println!(
         "| tried | paced: master, µs | × floor | whole, × floor | busy: master, × floor | whole, × floor |"
@@ -76,6 +78,9 @@ pub fn tried(rounds: usize, peers: &std::path::Path) {
             beside(|cost| cost.master, &entry.busy, &floor.busy),
             beside(|cost| cost.whole, &entry.busy, &floor.busy),
         );
+    }
+    for (name, why) in left_out {
+        println!("| {name} | {why} | | | | |");
     }
 }
 
@@ -100,7 +105,8 @@ fn measure(field: &mut [Entry], rounds: usize) {
     }
 }
 
-fn start(wanted: Vec<Peer>, peers: &std::path::Path) -> (Vec<Entry>, Vec<String>) {
+/// Those who run; and those who do not, with the reasons.
+fn start(wanted: Vec<Peer>, peers: &std::path::Path) -> (Vec<Entry>, Vec<LeftOut>) {
     let (mut field, mut left_out) = (Vec::new(), Vec::new());
     for peer in wanted {
         match Server::start(&peer, peers) {
@@ -118,10 +124,16 @@ fn start(wanted: Vec<Peer>, peers: &std::path::Path) -> (Vec<Entry>, Vec<String>
                     memory: 0,
                 });
             }
-            Err(why) => left_out.push(format!("LEFT OUT: {} ({why})", peer.name)),
+            Err(why) => left_out.push((peer.name, why)),
         }
     }
     (field, left_out)
+}
+
+fn tell(left_out: &[LeftOut]) {
+    for (name, why) in left_out {
+        println!("LEFT OUT: {name} ({why})");
+    }
 }
 
 impl Entry {

@@ -5,6 +5,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use super::floor::{LIMIT, TRIED, role};
+use super::uring;
 use crate::peers::roster::{PEERS, Peer};
 use crate::peers::server::{Reload, Setup, Site};
 
@@ -44,10 +45,14 @@ pub fn floor_itself() -> Peer {
 /// The floor, in the ways that were tried.
 pub fn variants() -> Vec<Peer> {
     fn way<const N: usize>(site: &Site<'_>) -> Result<Setup, String> {
+        if TRIED[N].0.starts_with("uring") {
+            uring::prove().map_err(|error| format!("not to be had: {error}"))?;
+        }
         let start = role(&format!("pass {} 2 {}", site.port, TRIED[N].0));
         Ok(Setup { version: String::new(), start, reload: Reload::Signal(Signal::SIGUSR1) })
     }
-    let ways: [SetUp; TRIED.len()] = [way::<0>, way::<1>, way::<2>, way::<3>, way::<4>, way::<5>];
+    let ways: [SetUp; TRIED.len()] =
+        [way::<0>, way::<1>, way::<2>, way::<3>, way::<4>, way::<5>, way::<6>, way::<7>, way::<8>];
     ways.into_iter().zip(TRIED).map(|(set_up, (_, name))| peer(name, set_up)).collect()
 }
 

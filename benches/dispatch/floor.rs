@@ -11,13 +11,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, accept4,
-    bind, listen, recv, send, sendmsg, setsockopt, socket, socketpair, sockopt,
+    bind, getsockname, listen, recv, send, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
-use nix::unistd::close;
+use nix::unistd::{Pid, close};
 use rcluster::wire::channel::{End, Received};
+
+use super::uring;
 
 /// Which part this process plays.
 pub const ROLE: &str = "RCLUSTER_BENCH_ROLE";
@@ -76,7 +80,7 @@ fn stdin() -> OwnedFd {
     std::io::stdin().as_fd().try_clone_to_owned().unwrap()
 }
 
-fn listener(port: u16, shared: bool) -> OwnedFd {
+pub fn listener(port: u16, shared: bool) -> OwnedFd {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
     setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
@@ -86,27 +90,54 @@ fn listener(port: u16, shared: bool) -> OwnedFd {
     socket
 }
 
+pub fn port_of(listener: &OwnedFd) -> u16 {
+    getsockname::<SockaddrIn>(listener.as_raw_fd()).unwrap().port()
+}
+
 /// Ways to make a hand-over cheaper that were tried, by the word that [`pass`] knows them by.
-pub const TRIED: [(&str, &str); 6] = [
+pub const TRIED: [(&str, &str); 9] = [
     ("greedy", "accept until nobody is there"),
     ("spin", "poll for 20 µs before sleeping"),
     ("sticky", "eight connections in a row to one worker"),
     ("blocking", "accept without epoll"),
     ("threads", "a second thread that accepts"),
     ("pairs", "two descriptors a message, where two wait"),
+    ("cpu", "by `SO_INCOMING_CPU`, workers pinned"),
+    ("uring", "io_uring, multishot accept"),
+    ("uring-all", "io_uring, sendmsg and close linked, too"),
 ];
+
+/// Has a worker run only on those CPUs whose connections it gets.
+fn pin(worker: &Child, number: usize, workers: usize) {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut own = CpuSet::new();
+    (0..cpus).filter(|cpu| cpu % workers == number).for_each(|cpu| own.set(cpu).unwrap());
+    // Where there are fewer CPUs than workers, some are for none.
+    if number < cpus {
+        sched_setaffinity(Pid::from_raw(worker.id().try_into().unwrap()), &own).unwrap();
+    }
+}
 
 /// The master at the floor: epoll_wait, accept4, sendmsg, close for each connection, to one worker
 /// after the other. Or in one of the ways of [`TRIED`].
 fn pass(port: u16, workers: u16, way: &str) {
     let listener = listener(port, false);
-    let start = |_| {
+    let count = usize::from(workers);
+    let start = |number| {
         let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
         let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
-        child("taker", Some(theirs));
+        let worker = child("taker", Some(theirs));
+        if way == "cpu" {
+            pin(&worker, number, count);
+        }
         ours
     };
-    let workers: Vec<OwnedFd> = (0..workers).map(start).collect();
+    let workers: Vec<OwnedFd> = (0..count).map(start).collect();
+    match way {
+        "uring" => return uring::pass_on(&listener, &workers),
+        "uring-all" => return uring::pass_all(&listener, &workers),
+        _ => {}
+    }
     if way == "blocking" {
         nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
             .unwrap();
@@ -119,6 +150,24 @@ fn pass(port: u16, workers: u16, way: &str) {
     });
 }
 
+/// Hands these connections over.
+pub fn send_to(worker: &OwnedFd, numbers: &[i32]) {
+    let (control, message) = ([ControlMessage::ScmRights(numbers)], [IoSlice::new(b"connection")]);
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(worker.as_raw_fd(), &message, &control, flags, None).unwrap();
+}
+
+/// The number of the CPU where a connection's packets come in.
+#[expect(unsafe_code, reason = "SO_INCOMING_CPU has no safe form")]
+fn cpu_of(client: i32) -> usize {
+    let (mut cpu, mut length): (i32, libc::socklen_t) = (0, 4);
+    let (level, option, place) = (libc::SOL_SOCKET, libc::SO_INCOMING_CPU, &raw mut cpu);
+    // SAFETY: the place has the length that is said.
+    let result = unsafe { libc::getsockopt(client, level, option, place.cast(), &raw mut length) };
+    assert_eq!(result, 0, "{}", Errno::last());
+    usize::try_from(cpu).unwrap_or(0)
+}
+
 fn pass_on(listener: &OwnedFd, workers: &[OwnedFd], way: &str) {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     let flags = if way == "threads" { EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::empty() };
@@ -126,14 +175,8 @@ fn pass_on(listener: &OwnedFd, workers: &[OwnedFd], way: &str) {
     let mut events = [EpollEvent::empty(); 8];
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let accept = || accept4(listener.as_raw_fd(), flags).ok();
-    let send = |numbers: &[i32], worker: &OwnedFd| {
-        let (control, message) =
-            ([ControlMessage::ScmRights(numbers)], [IoSlice::new(b"connection")]);
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(worker.as_raw_fd(), &message, &control, flags, None).unwrap();
-    };
     let turns = if way == "sticky" { 8 } else { 1 };
-    let mut workers = workers.iter().cycle().flat_map(|it| std::iter::repeat_n(it, turns));
+    let mut in_turn = workers.iter().cycle().flat_map(|it| std::iter::repeat_n(it, turns));
     loop {
         if way == "spin" {
             let end = std::time::Instant::now() + Duration::from_micros(20);
@@ -147,13 +190,16 @@ fn pass_on(listener: &OwnedFd, workers: &[OwnedFd], way: &str) {
         }
         while let Some(client) = accept() {
             let second = if way == "pairs" { accept() } else { None };
-            let worker = workers.next().unwrap();
+            let worker = match way {
+                "cpu" => &workers[cpu_of(client) % workers.len()],
+                _ => in_turn.next().unwrap(),
+            };
             match second {
                 Some(second) => {
-                    send(&[client, second], worker);
+                    send_to(worker, &[client, second]);
                     close(second).unwrap();
                 }
-                None => send(&[client], worker),
+                None => send_to(worker, &[client]),
             }
             close(client).unwrap();
             if way != "greedy" {
