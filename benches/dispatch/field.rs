@@ -4,7 +4,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use super::floor::{LIMIT, TRIED, role};
+use super::floor::{KEPT, LIMIT, TRIED, role};
 use super::uring;
 use crate::peers::roster::{PEERS, Peer};
 use crate::peers::server::{Reload, Setup, Site};
@@ -38,6 +38,16 @@ pub fn all() -> Vec<Peer> {
     own.into_iter().chain(others.copied()).collect()
 }
 
+/// Those of them who keep connections. Rcluster's workers wait for the next request of each, as the floor's do.
+pub fn keeping() -> Vec<Peer> {
+    let kept = [
+        peer(MASTER, |site| rcluster_kept(site, "accept = \"master\"")),
+        peer(WORKERS, |site| rcluster_kept(site, "accept = \"workers\"")),
+    ];
+    let own = |peer: Peer| kept.into_iter().find(|it| it.name == peer.name).unwrap_or(peer);
+    all().into_iter().filter(|peer| peer.keeps_connections).map(own).collect()
+}
+
 pub fn floor_itself() -> Peer {
     peer(FLOOR, |site| floor(site, "pass", 2))
 }
@@ -64,12 +74,21 @@ pub fn floor(site: &Site<'_>, part: &str, workers: u16) -> Result<Setup, String>
 
 /// A master whose pool has these lines, too; its workers take `limit` connections at once.
 pub fn rcluster(site: &Site<'_>, lines: &str, workers: u32, limit: u32) -> Result<Setup, String> {
+    pool(site, lines, workers, &format!("{LIMIT} = \"{limit}\""))
+}
+
+/// The same, and its workers keep connections.
+fn rcluster_kept(site: &Site<'_>, lines: &str) -> Result<Setup, String> {
+    pool(site, lines, 2, &format!("{LIMIT} = \"1000\", {KEPT} = \"1\""))
+}
+
+fn pool(site: &Site<'_>, lines: &str, workers: u32, variables: &str) -> Result<Setup, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let config = site.write(
         "rcluster.toml",
         &format!(
             "[pool.web]\ncommand = [\"{}\"]\nlisten = [\"127.0.0.1:{{port}}\"]\n\
-             workers = {workers}\nenvironment = {{ {LIMIT} = \"{limit}\" }}\n{lines}\n",
+             workers = {workers}\nenvironment = {{ {variables} }}\n{lines}\n",
             own.display()
         ),
     )?;

@@ -8,6 +8,7 @@ use std::io::{IoSlice, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,7 +20,9 @@ use nix::sys::socket::{
     bind, getsockname, listen, recv, send, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
 use nix::unistd::{Pid, close};
+use rcluster::Connection;
 use rcluster::wire::channel::{End, Received};
+use rcluster::worker::Connections;
 
 use super::uring;
 
@@ -310,7 +313,11 @@ fn serve_rcluster() {
     let body = format!("{}\n", std::process::id());
     let limit = std::env::var(LIMIT).ok().and_then(|text| text.parse().ok());
     let worker = rcluster::Worker::from_env().unwrap().limit(limit.unwrap_or(1000));
-    for mut connection in worker.connections().unwrap() {
+    let connections = worker.connections().unwrap();
+    if std::env::var_os(KEPT).is_some() {
+        return keep(connections, body);
+    }
+    for mut connection in connections {
         let mut request = [0; 1024];
         if let Ok(count @ 1..) = connection.read(&mut request) {
             // A client who does not wait is his own loss.
@@ -319,6 +326,47 @@ fn serve_rcluster() {
     }
 }
 
+/// The same where connections are kept: one thread waits in one epoll set for whoever asks, as [`serve`]
+/// does, and answers one request at a time. It is woken for requests alone; the calling thread takes the
+/// connections, so that a new one, not a request, costs a thread more than at the floor.
+fn keep(connections: Connections, body: String) {
+    let kept = Arc::new((Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap(), Kept::default()));
+    let shared = Arc::clone(&kept);
+    std::thread::spawn(move || answer_kept(&shared.0, &shared.1, &body));
+    for connection in connections {
+        let number = u64::try_from(connection.as_fd().as_raw_fd()).unwrap();
+        let connection = Arc::new(connection);
+        kept.1.lock().unwrap().insert(number, Arc::clone(&connection));
+        kept.0.add(&*connection, EpollEvent::new(EpollFlags::EPOLLIN, number)).unwrap();
+    }
+}
+
+/// Connections by their descriptors' numbers.
+type Kept = Mutex<BTreeMap<u64, Arc<Connection>>>;
+
+fn answer_kept(epoll: &Epoll, kept: &Kept, body: &str) {
+    let mut events = [EpollEvent::empty(); 1];
+    loop {
+        let Ok(_) = epoll.wait(&mut events, EpollTimeout::NONE) else { continue };
+        let number = events[0].data();
+        let Some(connection) = kept.lock().unwrap().get(&number).cloned() else { continue };
+        let mut request = [0; 1024];
+        let goes_on = match (&*connection).read(&mut request) {
+            Ok(count @ 1..) => {
+                let (answer, is_last) = answer(&request[..count], body);
+                (&*connection).write_all(answer.as_bytes()).is_ok() && !is_last
+            }
+            _ => false,
+        };
+        if !goes_on {
+            // Closing it ends the watching.
+            kept.lock().unwrap().remove(&number);
+        }
+    }
+}
+
+/// Whether a worker of rcluster's keeps connections.
+pub const KEPT: &str = "DISPATCH_BENCH_KEPT";
 /// How many connections a worker of rcluster's has in hand at most.
 pub const LIMIT: &str = "DISPATCH_BENCH_LIMIT";
 
