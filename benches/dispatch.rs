@@ -36,7 +36,7 @@ struct Arguments {
     /// Rounds of each comparison
     #[arg(long, default_value_t = 25)]
     rounds: usize,
-    /// Only this part: cost, tried, choice, tail
+    /// Only this part: cost, keep-alive, tried, choice, tail
     #[arg(long)]
     part: Option<String>,
     /// Only servers whose name contains this
@@ -65,6 +65,10 @@ fn main() -> ExitCode {
     println!("{}\n", meter::machine());
     if wants("cost") {
         cost::table(arguments.rounds, arguments.only.as_deref(), &peers);
+    }
+    if wants("keep-alive") {
+        println!();
+        cost::kept(arguments.rounds, arguments.only.as_deref(), &peers);
     }
     if wants("tried") {
         println!();

@@ -12,6 +12,10 @@
     reason = "a measuring tool"
 )]
 
+#[path = "growth/load.rs"]
+mod load;
+#[path = "dispatch/meter.rs"]
+mod meter;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -37,7 +41,7 @@ struct Arguments {
     /// Reloads in a row
     #[arg(long, default_value_t = 300)]
     reloads: usize,
-    /// Only this part: start, workers, pools, connections, reloads
+    /// Only this part: start, workers, pools, load, connections, reloads
     #[arg(long)]
     part: Option<String>,
     /// Said by Cargo
@@ -62,10 +66,11 @@ fn main() {
         return println!("test result: ok. 0 passed; 0 failed; 0 ignored;");
     }
     let arguments = Arguments::parse();
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("start", |_| start()),
         ("workers", |_| workers()),
         ("pools", |_| pools()),
+        ("load", |_| load::rows()),
         ("connections", |it| connections(it.connections)),
         ("reloads", |it| reloads(it.reloads)),
     ];
@@ -174,16 +179,21 @@ fn reload_of(cluster: &Cluster, count: usize) {
     row("a reload of 256, for each worker beyond its own start", &text, "");
 }
 
+/// So many pools of one worker, each at a socket of its own: its number, and `.sock`.
+fn serve_pools(count: usize) -> Cluster {
+    let own = std::env::current_exe().unwrap();
+    let pools = (0..count).map(|number| {
+        let socket = format!("\"{{folder}}/{number}.sock\"");
+        let text = pool(&format!("p{number}"), &format!("\"{}\"", own.display()), &socket, "");
+        text.replace("workers = 2", "workers = 1")
+    });
+    Cluster::serve(&pools.collect::<String>())
+}
+
 fn pools() {
     let mut figures = Vec::new();
     for count in [1, 64] {
-        let own = std::env::current_exe().unwrap();
-        let pools = (0..count).map(|number| {
-            let socket = format!("\"{{folder}}/{number}.sock\"");
-            let text = pool(&format!("p{number}"), &format!("\"{}\"", own.display()), &socket, "");
-            text.replace("workers = 2", "workers = 1")
-        });
-        let cluster = Cluster::serve(&pools.collect::<String>());
+        let cluster = serve_pools(count);
         figures.push((resident(cluster.pid()), descriptors(cluster.pid())));
     }
     let each = (figures[1].0 - figures[0].0) as f64 / 63.0;
@@ -192,19 +202,27 @@ fn pools() {
     row("descriptors for each further pool of one worker", &format!("{each:.1}"), "");
 }
 
-/// Connections that one process holds, as a client or as a worker.
+/// Connections that one process of clients holds at most.
 const EACH: usize = 8000;
 
-/// Idle connections, over eight workers or as many as may hold them.
+/// Connections that a process may hold: half of its descriptors, which is also where a worker stops.
+fn room() -> usize {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    usize::try_from(hard / 2).unwrap_or(usize::MAX)
+}
+
+/// Idle connections, over eight workers, or as many as may hold them: for 100 000 over eight, a process
+/// needs 25 000 descriptors.
 fn connections(wanted: usize) {
-    let workers = wanted.div_ceil(EACH).max(8);
+    let workers = wanted.div_ceil(room()).max(8);
+    let each = EACH.min(room());
     let lines = format!("environment = {{ {MANY} = \"1\" }}");
     let cluster = Cluster::serve(&config(workers, &lines));
     let first = Clients::connect(cluster.port, 100, 0);
     let (before, open) = (resident(cluster.pid()), descriptors(cluster.pid()));
-    let rest = (0..wanted - 100).step_by(EACH).zip(1..);
+    let rest = (0..wanted - 100).step_by(each).zip(1..);
     let rest = rest
-        .map(|(from, host)| Clients::connect(cluster.port, EACH.min(wanted - 100 - from), host));
+        .map(|(from, host)| Clients::connect(cluster.port, each.min(wanted - 100 - from), host));
     let rest: Vec<Clients> = rest.collect();
     let more = resident(cluster.pid()).saturating_sub(before);
     let more_open = descriptors(cluster.pid()).saturating_sub(open);

@@ -2,7 +2,8 @@
 //!
 //! Paced is an open loop: a client comes at his time whether or not others were answered, and his
 //! waiting counts from that time, so that a stall shows in every client who would have come meanwhile.
-//! Busy is a closed loop: so many at once, each followed by the next; its times say nothing.
+//! Busy is a closed loop: so many at once, each followed by the next; its times say nothing. Where
+//! connections are kept, the next request goes over one that has been answered.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -70,14 +71,16 @@ impl Outcome {
         waited.get(place.min(waited.len().saturating_sub(1))).copied().unwrap_or_default()
     }
 
-    pub fn assert_whole(&self, who: &str) {
+    /// How many were not answered, and why; `None`: all were.
+    pub fn loss(&self) -> Option<String> {
         let lost = self.waited.iter().filter(|it| it.is_none()).count();
-        assert!(
-            lost == 0,
-            "{who}: {lost} of {} were not answered: {:?}",
-            self.waited.len(),
-            self.failures
-        );
+        let (all, why) = (self.waited.len(), &self.failures);
+        (lost > 0).then(|| format!("{lost} of {all} were not answered: {why:?}"))
+    }
+
+    pub fn assert_whole(&self, who: &str) {
+        let loss = self.loss();
+        assert!(loss.is_none(), "{who}: {}", loss.unwrap_or_default());
     }
 }
 
@@ -95,6 +98,7 @@ struct Clients {
     epoll: Epoll,
     timer: TimerFd,
     connections: Vec<Option<Connection>>,
+    /// Places for new connections; or, of a closed loop over kept ones, those over which nothing goes.
     free: Vec<usize>,
     due: Vec<Instant>,
     next: usize,
@@ -124,6 +128,7 @@ pub fn run(plan: Plan) -> Outcome {
     };
     for index in 0..plan.kept {
         clients.connect(index);
+        clients.free.push(index);
     }
     clients.due = schedule(plan);
     clients.serve();
@@ -203,9 +208,10 @@ impl Clients {
     }
 
     fn begin(&mut self, request: usize) {
-        let index = match self.plan.kept {
-            0 => self.free.pop().unwrap_or(self.connections.len()),
-            kept => request % kept,
+        let index = match (self.plan.kept, self.plan.pace) {
+            (0, _) => self.free.pop().unwrap_or(self.connections.len()),
+            (kept, Pace::Busy(_)) => self.free.pop().unwrap_or(request % kept),
+            (kept, _) => request % kept,
         };
         if self.plan.kept == 0 {
             self.connect(index);
@@ -260,6 +266,9 @@ impl Clients {
             connection.current = None;
             if !is_kept {
                 self.connections[index] = None;
+                return self.free.push(index);
+            }
+            if matches!(self.plan.pace, Pace::Busy(_)) && connection.queue.is_empty() {
                 return self.free.push(index);
             }
         }

@@ -1,13 +1,23 @@
-//! What a connection costs: CPU time of master and workers, each beside the floor's in the same round.
+//! What a connection costs, or a request where connections are kept: CPU time of master and workers, each
+//! beside the floor's, or beside one process', in the same round.
 
 use super::clients::{Pace, Plan, run};
-use super::field::{FLOOR, MASTER, NODE, ONE, SHARED, WORKERS, all, floor_itself, variants};
+use super::field::{FLOOR, MASTER, NODE, ONE, SHARED, WORKERS};
+use super::field::{all, floor_itself, keeping, variants};
 use super::meter::{Spread, cpu, cpu_of_all, status, system_calls};
 use crate::peers::roster::Peer;
 use crate::peers::server::Server;
 
-/// Connections of one burst.
-const BURST: usize = 300;
+/// A burst: so many requests, over so many connections that are kept, or each on its own.
+#[derive(Clone, Copy)]
+struct Burst {
+    requests: usize,
+    kept: usize,
+}
+
+const FRESH: Burst = Burst { requests: 300, kept: 0 };
+/// A hundred requests a connection.
+const KEPT: Burst = Burst { requests: 100 * AT_ONCE, kept: AT_ONCE };
 /// Per second, where they are paced: with the clients beside, two CPUs are half idle.
 const RATE: f64 = 3000.0;
 /// At once, where they are not.
@@ -17,6 +27,9 @@ const AT_ONCE: usize = 24;
 struct Entry {
     name: String,
     server: Server,
+    burst: Burst,
+    /// Why it was not measured: its clients were not all answered.
+    fails: Option<String>,
     master: u32,
     workers: Vec<u32>,
     paced: Vec<Cost>,
@@ -25,7 +38,10 @@ struct Entry {
     memory: u64,
 }
 
-/// µs of CPU for a connection, and what clients waited.
+/// Who does not run, and why.
+type LeftOut = (&'static str, String);
+
+/// µs of CPU for a request, its connection included where it has its own; and what clients waited.
 #[derive(Clone, Copy, Default)]
 struct Cost {
     master: f64,
@@ -34,38 +50,81 @@ struct Cost {
     p99: f64,
 }
 
-pub fn table(rounds: usize, only: Option<&str>, peers: &std::path::Path) {
-    // Ratios need these.
+/// Those whose name contains this, and those whom ratios need.
+fn meant(mut peers: Vec<Peer>, only: Option<&str>) -> Vec<Peer> {
     let is_base = |peer: &Peer| [FLOOR, ONE].contains(&peer.name);
-    let is_meant = |peer: &Peer| only.is_none_or(|only| is_base(peer) || peer.name.contains(only));
-    let (mut field, left_out) = start(all().into_iter().filter(is_meant).collect(), peers);
+    peers.retain(|peer| only.is_none_or(|only| is_base(peer) || peer.name.contains(only)));
+    peers
+}
+
+pub fn table(rounds: usize, only: Option<&str>, peers: &std::path::Path) {
+    let (mut field, left_out) = start(meant(all(), only), FRESH, peers);
     measure(&mut field, rounds);
-    for entry in &mut field {
+    for entry in field.iter_mut().filter(|entry| entry.fails.is_none()) {
         entry.memory = status(entry.master, "VmRSS");
         entry.calls = entry.count_calls();
     }
     print(&field);
     println!(
         "\n2 workers each; one request per connection; paced: {RATE:.0} connections a second, open \
-         loop; busy: {AT_ONCE} at once, closed loop; {rounds} rounds in turns of {BURST} connections; \
-         median (least–most). × floor and × one process are ratios within a round."
+         loop; busy: {AT_ONCE} at once, closed loop; {rounds} rounds in turns of {} connections; \
+         median (least–most). × floor and × one process are ratios within a round.",
+        FRESH.requests
     );
-    for line in left_out {
-        println!("{line}");
-    }
+    tell(&field, &left_out);
     targets(&field);
+}
+
+/// What a request costs over a connection that was handed over long before.
+pub fn kept(rounds: usize, only: Option<&str>, peers: &std::path::Path) {
+    let (mut field, left_out) = start(meant(keeping(), only), KEPT, peers);
+    measure(&mut field, rounds);
+    let Some(one) = find(&field, ONE) else {
+        return println!("one process could not be measured");
+    };
+    println!(
+        "| | a request, paced: master, µs | whole, µs | × one process | busy: master, µs | whole, µs | \
+         × one process | paced: p50 / p99, µs |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for entry in field.iter().filter(|entry| entry.fails.is_none()) {
+        let figures = |costs: &[Cost], one: &[Cost]| {
+            let master = Spread::of(costs.iter().map(|cost| cost.master)).to_string();
+            let master = if entry.has_master() { master } else { "-".to_owned() };
+            let whole = Spread::of(costs.iter().map(|cost| cost.whole)).median;
+            let beside = ratio(costs, one, |cost| cost.whole, |cost| cost.whole);
+            format!("{master} | {whole:.1} | {beside}")
+        };
+        println!(
+            "| {} | {} | {} | {:.0} / {:.0} |",
+            entry.name,
+            figures(&entry.paced, &one.paced),
+            figures(&entry.busy, &one.busy),
+            Spread::of(entry.paced.iter().map(|cost| cost.p50)).median,
+            Spread::of(entry.paced.iter().map(|cost| cost.p99)).median,
+        );
+    }
+    println!(
+        "\n2 workers each; {} connections of {} requests, their hand-over included; paced: {RATE:.0} \
+         requests a second, open loop; busy: one under way on each connection, closed loop; {rounds} rounds \
+         in turns; median (least–most). × one process are ratios within a round.",
+        KEPT.kept,
+        KEPT.requests / KEPT.kept
+    );
+    tell(&field, &left_out);
 }
 
 /// What was tried at the floor, beside the floor as it is.
 pub fn tried(rounds: usize, peers: &std::path::Path) {
-    let (mut field, _) = start(std::iter::once(floor_itself()).chain(variants()).collect(), peers);
+    let wanted = std::iter::once(floor_itself()).chain(variants()).collect();
+    let (mut field, left_out) = start(wanted, FRESH, peers);
     measure(&mut field, rounds);
     println!(
         "| tried | paced: master, µs | × floor | whole, × floor | busy: master, × floor | whole, × floor |"
     );
     println!("|---|---|---|---|---|---|");
     let Some((floor, others)) = field.split_first() else { return };
-    for entry in others {
+    for entry in others.iter().filter(|entry| entry.fails.is_none()) {
         let beside = |of: Of, one: &[Cost], other: &[Cost]| ratio(one, other, of, of).to_string();
         println!(
             "| {} | {:.1} | {} | {} | {} | {} |",
@@ -77,30 +136,36 @@ pub fn tried(rounds: usize, peers: &std::path::Path) {
             beside(|cost| cost.whole, &entry.busy, &floor.busy),
         );
     }
+    let failing = others.iter().filter_map(|it| Some((it.name.as_str(), it.fails.as_ref()?)));
+    for (name, why) in left_out.iter().map(|(name, why)| (*name, why)).chain(failing) {
+        println!("| {name} | {why} | | | | |");
+    }
 }
 
 /// Everybody in turns.
 fn measure(field: &mut [Entry], rounds: usize) {
     for entry in &mut *field {
         // Warm, and the workers are all there.
-        entry.burst(Pace::Busy(AT_ONCE));
+        entry.measure(Pace::Busy(AT_ONCE));
         let (master, workers) = entry.server.family();
         (entry.master, entry.workers) = (master, workers);
-        entry.burst(Pace::Even(RATE));
+        entry.measure(Pace::Even(RATE));
     }
     for round in 0..rounds {
         for place in 0..field.len() {
             // Who begins takes turns, too.
             let which = (place + round) % field.len();
-            let cost = field[which].burst(Pace::Even(RATE));
-            field[which].paced.push(cost);
-            let cost = field[which].burst(Pace::Busy(AT_ONCE));
-            field[which].busy.push(cost);
+            let entry = &mut field[which];
+            let paced = entry.measure(Pace::Even(RATE));
+            entry.paced.extend(paced);
+            let busy = entry.measure(Pace::Busy(AT_ONCE));
+            entry.busy.extend(busy);
         }
     }
 }
 
-fn start(wanted: Vec<Peer>, peers: &std::path::Path) -> (Vec<Entry>, Vec<String>) {
+/// Those who run; and those who do not, with the reasons.
+fn start(wanted: Vec<Peer>, burst: Burst, peers: &std::path::Path) -> (Vec<Entry>, Vec<LeftOut>) {
     let (mut field, mut left_out) = (Vec::new(), Vec::new());
     for peer in wanted {
         match Server::start(&peer, peers) {
@@ -110,6 +175,8 @@ fn start(wanted: Vec<Peer>, peers: &std::path::Path) -> (Vec<Entry>, Vec<String>
                 field.push(Entry {
                     name,
                     server,
+                    burst,
+                    fails: None,
                     master: 0,
                     workers,
                     paced,
@@ -118,21 +185,44 @@ fn start(wanted: Vec<Peer>, peers: &std::path::Path) -> (Vec<Entry>, Vec<String>
                     memory: 0,
                 });
             }
-            Err(why) => left_out.push(format!("LEFT OUT: {} ({why})", peer.name)),
+            Err(why) => left_out.push((peer.name, why)),
         }
     }
     (field, left_out)
 }
 
+fn tell(field: &[Entry], left_out: &[LeftOut]) {
+    for (name, why) in left_out {
+        println!("LEFT OUT: {name} ({why})");
+    }
+    for entry in field {
+        if let Some(why) = &entry.fails {
+            println!("LEFT OUT: {} ({why})", entry.name);
+        }
+    }
+}
+
 impl Entry {
-    fn burst(&mut self, pace: Pace) -> Cost {
+    /// One burst; `None` from the first one on that was not answered in full.
+    fn measure(&mut self, pace: Pace) -> Option<Cost> {
+        if self.fails.is_some() {
+            return None;
+        }
+        let Burst { requests, kept } = self.burst;
         let (master, workers) = (cpu(self.master), cpu_of_all(&self.workers));
-        let outcome = run(Plan::fresh(self.server.port, pace, BURST));
-        outcome.assert_whole(&self.name);
-        let master = (cpu(self.master) - master) / BURST as f64;
-        let workers = (cpu_of_all(&self.workers) - workers) / BURST as f64;
+        let outcome = run(Plan { kept, ..Plan::fresh(self.server.port, pace, requests) });
+        self.fails = outcome.loss();
+        let master = (cpu(self.master) - master) / requests as f64;
+        let workers = (cpu_of_all(&self.workers) - workers) / requests as f64;
         let of = |part| outcome.quantile(part, |_| true).as_secs_f64() * 1e6;
-        Cost { master, whole: master + workers, p50: of(0.5), p99: of(0.99) }
+        let cost = Cost { master, whole: master + workers, p50: of(0.5), p99: of(0.99) };
+        self.fails.is_none().then_some(cost)
+    }
+
+    /// Of others, the process that was started serves as well, or only looks on.
+    fn has_master(&self) -> bool {
+        let dispatchers = [FLOOR, MASTER, NODE, "PM2", "HAProxy"];
+        dispatchers.iter().any(|name| self.name.starts_with(name))
     }
 
     /// Of the master, for a paced connection.
@@ -167,10 +257,8 @@ fn print(field: &[Entry]) {
          whole, µs | master's system calls | master's RSS, MB | p50 / p99, µs |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    for entry in field {
-        // Of the others, the process that was started serves as well, or only looks on.
-        let dispatchers = [FLOOR, MASTER, NODE, "PM2", "HAProxy"];
-        let has_master = dispatchers.iter().any(|name| entry.name.starts_with(name));
+    for entry in field.iter().filter(|entry| entry.fails.is_none()) {
+        let has_master = entry.has_master();
         let master = |costs: &[Cost]| Spread::of(costs.iter().map(|cost| cost.master)).median;
         let whole = |costs: &[Cost]| Spread::of(costs.iter().map(|cost| cost.whole)).median;
         let (paced, busy) = (&entry.paced, &entry.busy);
@@ -209,6 +297,9 @@ fn targets(field: &[Entry]) {
     ];
     for (what, one, other, of, limit) in promises {
         let (Some(one), Some(other)) = (find(field, one), find(field, other)) else { continue };
+        if one.paced.is_empty() || other.paced.is_empty() {
+            continue;
+        }
         for (pace, one, other) in
             [("paced", &one.paced, &other.paced), ("busy", &one.busy, &other.busy)]
         {

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use super::floor::{LIMIT, TRIED, role};
+use super::floor::{KEPT, LIMIT, TRIED, role};
+use super::uring;
 use crate::peers::roster::{PEERS, Peer};
 use crate::peers::server::{Reload, Setup, Site};
 
@@ -37,6 +38,16 @@ pub fn all() -> Vec<Peer> {
     own.into_iter().chain(others.copied()).collect()
 }
 
+/// Those of them who keep connections. Rcluster's workers wait for the next request of each, as the floor's do.
+pub fn keeping() -> Vec<Peer> {
+    let kept = [
+        peer(MASTER, |site| rcluster_kept(site, "accept = \"master\"")),
+        peer(WORKERS, |site| rcluster_kept(site, "accept = \"workers\"")),
+    ];
+    let own = |peer: Peer| kept.into_iter().find(|it| it.name == peer.name).unwrap_or(peer);
+    all().into_iter().filter(|peer| peer.keeps_connections).map(own).collect()
+}
+
 pub fn floor_itself() -> Peer {
     peer(FLOOR, |site| floor(site, "pass", 2))
 }
@@ -44,10 +55,14 @@ pub fn floor_itself() -> Peer {
 /// The floor, in the ways that were tried.
 pub fn variants() -> Vec<Peer> {
     fn way<const N: usize>(site: &Site<'_>) -> Result<Setup, String> {
+        if TRIED[N].0.starts_with("uring") {
+            uring::prove().map_err(|error| format!("not to be had: {error}"))?;
+        }
         let start = role(&format!("pass {} 2 {}", site.port, TRIED[N].0));
         Ok(Setup { version: String::new(), start, reload: Reload::Signal(Signal::SIGUSR1) })
     }
-    let ways: [SetUp; TRIED.len()] = [way::<0>, way::<1>, way::<2>, way::<3>, way::<4>, way::<5>];
+    let ways: [SetUp; TRIED.len()] =
+        [way::<0>, way::<1>, way::<2>, way::<3>, way::<4>, way::<5>, way::<6>, way::<7>, way::<8>];
     ways.into_iter().zip(TRIED).map(|(set_up, (_, name))| peer(name, set_up)).collect()
 }
 
@@ -59,12 +74,21 @@ pub fn floor(site: &Site<'_>, part: &str, workers: u16) -> Result<Setup, String>
 
 /// A master whose pool has these lines, too; its workers take `limit` connections at once.
 pub fn rcluster(site: &Site<'_>, lines: &str, workers: u32, limit: u32) -> Result<Setup, String> {
+    pool(site, lines, workers, &format!("{LIMIT} = \"{limit}\""))
+}
+
+/// The same, and its workers keep connections.
+fn rcluster_kept(site: &Site<'_>, lines: &str) -> Result<Setup, String> {
+    pool(site, lines, 2, &format!("{LIMIT} = \"1000\", {KEPT} = \"1\""))
+}
+
+fn pool(site: &Site<'_>, lines: &str, workers: u32, variables: &str) -> Result<Setup, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let config = site.write(
         "rcluster.toml",
         &format!(
             "[pool.web]\ncommand = [\"{}\"]\nlisten = [\"127.0.0.1:{{port}}\"]\n\
-             workers = {workers}\nenvironment = {{ {LIMIT} = \"{limit}\" }}\n{lines}\n",
+             workers = {workers}\nenvironment = {{ {variables} }}\n{lines}\n",
             own.display()
         ),
     )?;

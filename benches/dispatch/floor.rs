@@ -8,16 +8,23 @@ use std::io::{IoSlice, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, accept4,
-    bind, listen, recv, send, sendmsg, setsockopt, socket, socketpair, sockopt,
+    bind, getsockname, listen, recv, send, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
-use nix::unistd::close;
+use nix::unistd::{Pid, close};
+use rcluster::Connection;
 use rcluster::wire::channel::{End, Received};
+use rcluster::worker::Connections;
+
+use super::uring;
 
 /// Which part this process plays.
 pub const ROLE: &str = "RCLUSTER_BENCH_ROLE";
@@ -76,7 +83,7 @@ fn stdin() -> OwnedFd {
     std::io::stdin().as_fd().try_clone_to_owned().unwrap()
 }
 
-fn listener(port: u16, shared: bool) -> OwnedFd {
+pub fn listener(port: u16, shared: bool) -> OwnedFd {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
     setsockopt(&socket, sockopt::ReuseAddr, &true).unwrap();
@@ -86,27 +93,54 @@ fn listener(port: u16, shared: bool) -> OwnedFd {
     socket
 }
 
+pub fn port_of(listener: &OwnedFd) -> u16 {
+    getsockname::<SockaddrIn>(listener.as_raw_fd()).unwrap().port()
+}
+
 /// Ways to make a hand-over cheaper that were tried, by the word that [`pass`] knows them by.
-pub const TRIED: [(&str, &str); 6] = [
+pub const TRIED: [(&str, &str); 9] = [
     ("greedy", "accept until nobody is there"),
     ("spin", "poll for 20 µs before sleeping"),
     ("sticky", "eight connections in a row to one worker"),
     ("blocking", "accept without epoll"),
     ("threads", "a second thread that accepts"),
     ("pairs", "two descriptors a message, where two wait"),
+    ("cpu", "by `SO_INCOMING_CPU`, workers pinned"),
+    ("uring", "io_uring, multishot accept"),
+    ("uring-all", "io_uring, sendmsg and close linked, too"),
 ];
+
+/// Has a worker run only on those CPUs whose connections it gets.
+fn pin(worker: &Child, number: usize, workers: usize) {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut own = CpuSet::new();
+    (0..cpus).filter(|cpu| cpu % workers == number).for_each(|cpu| own.set(cpu).unwrap());
+    // Where there are fewer CPUs than workers, some are for none.
+    if number < cpus {
+        sched_setaffinity(Pid::from_raw(worker.id().try_into().unwrap()), &own).unwrap();
+    }
+}
 
 /// The master at the floor: epoll_wait, accept4, sendmsg, close for each connection, to one worker
 /// after the other. Or in one of the ways of [`TRIED`].
 fn pass(port: u16, workers: u16, way: &str) {
     let listener = listener(port, false);
-    let start = |_| {
+    let count = usize::from(workers);
+    let start = |number| {
         let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
         let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
-        child("taker", Some(theirs));
+        let worker = child("taker", Some(theirs));
+        if way == "cpu" {
+            pin(&worker, number, count);
+        }
         ours
     };
-    let workers: Vec<OwnedFd> = (0..workers).map(start).collect();
+    let workers: Vec<OwnedFd> = (0..count).map(start).collect();
+    match way {
+        "uring" => return uring::pass_on(&listener, &workers),
+        "uring-all" => return uring::pass_all(&listener, &workers),
+        _ => {}
+    }
     if way == "blocking" {
         nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
             .unwrap();
@@ -119,6 +153,24 @@ fn pass(port: u16, workers: u16, way: &str) {
     });
 }
 
+/// Hands these connections over.
+pub fn send_to(worker: &OwnedFd, numbers: &[i32]) {
+    let (control, message) = ([ControlMessage::ScmRights(numbers)], [IoSlice::new(b"connection")]);
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(worker.as_raw_fd(), &message, &control, flags, None).unwrap();
+}
+
+/// The number of the CPU where a connection's packets come in.
+#[expect(unsafe_code, reason = "SO_INCOMING_CPU has no safe form")]
+fn cpu_of(client: i32) -> usize {
+    let (mut cpu, mut length): (i32, libc::socklen_t) = (0, 4);
+    let (level, option, place) = (libc::SOL_SOCKET, libc::SO_INCOMING_CPU, &raw mut cpu);
+    // SAFETY: the place has the length that is said.
+    let result = unsafe { libc::getsockopt(client, level, option, place.cast(), &raw mut length) };
+    assert_eq!(result, 0, "{}", Errno::last());
+    usize::try_from(cpu).unwrap_or(0)
+}
+
 fn pass_on(listener: &OwnedFd, workers: &[OwnedFd], way: &str) {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
     let flags = if way == "threads" { EpollFlags::EPOLLEXCLUSIVE } else { EpollFlags::empty() };
@@ -126,14 +178,8 @@ fn pass_on(listener: &OwnedFd, workers: &[OwnedFd], way: &str) {
     let mut events = [EpollEvent::empty(); 8];
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let accept = || accept4(listener.as_raw_fd(), flags).ok();
-    let send = |numbers: &[i32], worker: &OwnedFd| {
-        let (control, message) =
-            ([ControlMessage::ScmRights(numbers)], [IoSlice::new(b"connection")]);
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(worker.as_raw_fd(), &message, &control, flags, None).unwrap();
-    };
     let turns = if way == "sticky" { 8 } else { 1 };
-    let mut workers = workers.iter().cycle().flat_map(|it| std::iter::repeat_n(it, turns));
+    let mut in_turn = workers.iter().cycle().flat_map(|it| std::iter::repeat_n(it, turns));
     loop {
         if way == "spin" {
             let end = std::time::Instant::now() + Duration::from_micros(20);
@@ -147,13 +193,16 @@ fn pass_on(listener: &OwnedFd, workers: &[OwnedFd], way: &str) {
         }
         while let Some(client) = accept() {
             let second = if way == "pairs" { accept() } else { None };
-            let worker = workers.next().unwrap();
+            let worker = match way {
+                "cpu" => &workers[cpu_of(client) % workers.len()],
+                _ => in_turn.next().unwrap(),
+            };
             match second {
                 Some(second) => {
-                    send(&[client, second], worker);
+                    send_to(worker, &[client, second]);
                     close(second).unwrap();
                 }
-                None => send(&[client], worker),
+                None => send_to(worker, &[client]),
             }
             close(client).unwrap();
             if way != "greedy" {
@@ -264,7 +313,11 @@ fn serve_rcluster() {
     let body = format!("{}\n", std::process::id());
     let limit = std::env::var(LIMIT).ok().and_then(|text| text.parse().ok());
     let worker = rcluster::Worker::from_env().unwrap().limit(limit.unwrap_or(1000));
-    for mut connection in worker.connections().unwrap() {
+    let connections = worker.connections().unwrap();
+    if std::env::var_os(KEPT).is_some() {
+        return keep(connections, body);
+    }
+    for mut connection in connections {
         let mut request = [0; 1024];
         if let Ok(count @ 1..) = connection.read(&mut request) {
             // A client who does not wait is his own loss.
@@ -273,6 +326,47 @@ fn serve_rcluster() {
     }
 }
 
+/// The same where connections are kept: one thread waits in one epoll set for whoever asks, as [`serve`]
+/// does, and answers one request at a time. It is woken for requests alone; the calling thread takes the
+/// connections, so that a new one, not a request, costs a thread more than at the floor.
+fn keep(connections: Connections, body: String) {
+    let kept = Arc::new((Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap(), Kept::default()));
+    let shared = Arc::clone(&kept);
+    std::thread::spawn(move || answer_kept(&shared.0, &shared.1, &body));
+    for connection in connections {
+        let number = u64::try_from(connection.as_fd().as_raw_fd()).unwrap();
+        let connection = Arc::new(connection);
+        kept.1.lock().unwrap().insert(number, Arc::clone(&connection));
+        kept.0.add(&*connection, EpollEvent::new(EpollFlags::EPOLLIN, number)).unwrap();
+    }
+}
+
+/// Connections by their descriptors' numbers.
+type Kept = Mutex<BTreeMap<u64, Arc<Connection>>>;
+
+fn answer_kept(epoll: &Epoll, kept: &Kept, body: &str) {
+    let mut events = [EpollEvent::empty(); 1];
+    loop {
+        let Ok(_) = epoll.wait(&mut events, EpollTimeout::NONE) else { continue };
+        let number = events[0].data();
+        let Some(connection) = kept.lock().unwrap().get(&number).cloned() else { continue };
+        let mut request = [0; 1024];
+        let goes_on = match (&*connection).read(&mut request) {
+            Ok(count @ 1..) => {
+                let (answer, is_last) = answer(&request[..count], body);
+                (&*connection).write_all(answer.as_bytes()).is_ok() && !is_last
+            }
+            _ => false,
+        };
+        if !goes_on {
+            // Closing it ends the watching.
+            kept.lock().unwrap().remove(&number);
+        }
+    }
+}
+
+/// Whether a worker of rcluster's keeps connections.
+pub const KEPT: &str = "DISPATCH_BENCH_KEPT";
 /// How many connections a worker of rcluster's has in hand at most.
 pub const LIMIT: &str = "DISPATCH_BENCH_LIMIT";
 

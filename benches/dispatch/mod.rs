@@ -7,3 +7,4 @@ pub mod floor;
 pub mod meter;
 pub mod mind;
 pub mod tail;
+pub mod uring;
