@@ -1,11 +1,13 @@
 //! What is written is read again, whatever happened to it on the way.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use super::kept::{Kept, decode, encode};
 use super::*;
+use crate::master::inherit::{Inheritance, Inherited};
+use crate::sys::listen::{blocks, local, set_blocking};
 
 /// A half that holds `state`, then torn after so many bytes of a write of `next` over it.
 fn torn(state: &[u8], next: &[u8], at: usize) -> Vec<u8> {
@@ -140,5 +142,24 @@ fn only_what_was_packed_can_be_unpacked_and_once() {
     for numbers in ["[2]", "[-1]", "[1000000]"] {
         let numbers: Vec<Number> = serde_json::from_str(numbers).unwrap();
         assert!(Luggage::take_over(&numbers).is_err(), "{numbers:?}");
+    }
+}
+
+#[test]
+fn a_listener_that_is_found_again_blocks_as_it_did() {
+    for does in [false, true] {
+        let socket = OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let theirs = socket.try_clone().unwrap();
+        // As systemd hands it over for the next master.
+        set_blocking(theirs.as_fd(), !does).unwrap();
+        let (name, local) = (Some("web".to_owned()), local(socket.as_fd()));
+        let sockets = vec![Inherited { name, socket, local }];
+        let inheritance = Inheritance { sockets, ..Inheritance::default() };
+        let listener =
+            super::Listener { name: "web".to_owned(), blocks: Some(does), ..Default::default() };
+        let state = super::Listeners { open: vec![listener], ..Default::default() };
+        let mut listeners = crate::master::listeners::Listeners::new(inheritance, false);
+        listeners.resume(state, &mut Descriptors::Reopened).unwrap();
+        assert_eq!(blocks(theirs.as_fd()).unwrap(), does);
     }
 }
