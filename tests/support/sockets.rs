@@ -163,3 +163,34 @@ fn read(socket: &UnixDatagram) -> Told {
     let count = received.bytes;
     Told { text: String::from_utf8_lossy(&buffer[..count]).into_owned(), descriptor }
 }
+
+/// Kills a process in the middle of whatever it does. How many clients' connections it had, which is what
+/// that may cost; it is stopped before they are counted, so that it takes none meanwhile.
+pub fn kill_counting(pid: u32) -> usize {
+    super::signal(pid, "STOP");
+    let end = Instant::now() + PATIENCE;
+    let is_stopped = |path: &Path| {
+        let text = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+        text.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    };
+    let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    while !tasks().all(|task| is_stopped(&task.path())) {
+        assert!(Instant::now() < end, "process {pid} does not stop");
+        std::thread::yield_now();
+    }
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let links = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+    let had: Vec<String> = links.map(|link| link.display().to_string()).collect();
+    let tables = ["tcp", "tcp6"].map(|table| {
+        std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default()
+    });
+    let is_clients = |line: &&str| {
+        const LISTENS: &str = "0A";
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_its = |inode: &&str| had.contains(&format!("socket:[{inode}]"));
+        words.get(3) != Some(&LISTENS) && words.get(9).is_some_and(is_its)
+    };
+    let count = tables.iter().flat_map(|table| table.lines()).filter(is_clients).count();
+    super::signal(pid, "KILL");
+    count
+}
