@@ -17,7 +17,10 @@ while (!$is_over) {
     my $client = $listener->accept or next;
     my $request = "";
     while ($request !~ /\r\n\r\n/) {
-        sysread($client, $request, 4096, length $request) or last;
+        my $count = sysread($client, $request, 4096, length $request);
+        # Who is told to end answers whom it has accepted.
+        next if !defined $count && $!{EINTR};
+        last if !$count;
     }
     next if $request !~ m{^GET (\S+)};
     # Signals do not shorten it.
