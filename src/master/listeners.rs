@@ -58,6 +58,23 @@ pub(super) enum Origin {
 }
 
 impl Listener {
+    /// One that nobody listens to yet, and of which no pool has said anything.
+    pub(super) fn new(socket: OwnedFd, name: String, origin: Origin) -> Listener {
+        let message = ToWorker::Connection { listener: &name, past: None, entry: None };
+        Listener {
+            message: message.encode().into(),
+            socket,
+            name,
+            origin,
+            attention: Attention::Pause,
+            needs_source: false,
+            first_byte: false,
+            defers: false,
+            answer: None,
+            data: None,
+        }
+    }
+
     /// Whether rcluster bound it: no unit of systemd's waits on it.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self.origin, Origin::Bound { .. })
@@ -277,23 +294,7 @@ impl Listeners {
     fn insert(&mut self, entry: &Listen, socket: OwnedFd, origin: Origin) -> ListenerId {
         self.last += 1;
         let id = ListenerId(self.last);
-        let name = entry.text.clone();
-        let message = ToWorker::Connection { listener: &name, past: None, entry: None };
-        let message = message.encode().into();
-        let attention = Attention::Pause;
-        let listener = Listener {
-            socket,
-            name,
-            origin,
-            attention,
-            message,
-            needs_source: false,
-            first_byte: false,
-            defers: false,
-            answer: None,
-            data: None,
-        };
-        self.open.insert(id, listener);
+        self.open.insert(id, Listener::new(socket, entry.text.clone(), origin));
         id
     }
 

@@ -15,7 +15,7 @@ use crate::kinds::{Start, Worker, start};
 use crate::supervisor::{
     Action, Attention, ConnectionId, Event, Held, ListenerId, Past, Seat, Spawn, Who, WorkerId,
 };
-use crate::sys::listen::{set_nonblocking, source_of};
+use crate::sys::listen::{set_blocking, source_of};
 use crate::sys::place::{HIGH, duplicate_from};
 use crate::sys::process::{AnySignal, Identity};
 use crate::wire::ledger::Ledger;
@@ -308,7 +308,7 @@ impl Daemon {
         listener.attention = attention;
         let result = match (was_watched, is_watched) {
             // It may have been its workers' to accept there.
-            (false, true) => set_nonblocking(listener.as_fd())
+            (false, true) => set_blocking(listener.as_fd(), false)
                 .and_then(|()| self.poller.add(listener, Token::Listener(id).encode())),
             (true, false) => self.poller.remove(listener),
             (true, true) | (false, false) => Ok(()),

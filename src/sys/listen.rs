@@ -183,7 +183,7 @@ pub fn check_packets(socket: &OwnedFd) -> io::Result<()> {
     if !getsockopt(socket, AcceptConn)? {
         return wrong("does not listen; set Accept=no");
     }
-    set_nonblocking(socket.as_fd())
+    set_blocking(socket.as_fd(), false)
 }
 
 /// Ends the listening itself, for every duplicate of the socket. Who waits there is reset. A TCP
@@ -226,17 +226,6 @@ pub fn turn_newcomers_away(listener: BorrowedFd<'_>) -> io::Result<()> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Sets O_NONBLOCK on the open file that `socket` refers to.
-///
-/// # Errors
-/// Those of `fcntl(2)`.
-pub fn set_nonblocking(socket: BorrowedFd<'_>) -> io::Result<()> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
-    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }
 
 /// Whether the open file that `socket` refers to blocks.

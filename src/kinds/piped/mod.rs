@@ -29,7 +29,7 @@ use super::native::Client;
 use super::pipe::{Message, Pipe};
 use super::{Start, Worker};
 use crate::supervisor::{ListenerId, Who};
-use crate::sys::listen::set_nonblocking;
+use crate::sys::listen::set_blocking;
 use crate::sys::process::Process;
 use cluster::Cluster;
 pub(crate) use words::Words;
@@ -184,7 +184,7 @@ impl Link {
         // One that a worker of another kind has had may block.
         let prepared = match client.past {
             None => Ok(()),
-            Some(_) => set_nonblocking(client.socket.as_fd()),
+            Some(_) => set_blocking(client.socket.as_fd(), false),
         };
         let copy = match prepared.and_then(|()| client.socket.try_clone()) {
             Ok(copy) => copy,

@@ -14,9 +14,7 @@ use crate::master::pin::script::Script;
 use crate::master::pin::{Directory, Held, Interpreter, Pinned, Program, Stamp};
 use crate::master::prepare::Editions;
 use crate::master::stored::SocketFile;
-use crate::supervisor::Attention;
 use crate::sys::listen::{local, set_blocking};
-use crate::wire::message::ToWorker;
 
 /// Where descriptors come from.
 pub(crate) enum Descriptors<'a> {
@@ -204,24 +202,11 @@ impl Listeners {
     }
 
     fn admit(&mut self, state: super::Listener, socket: std::os::fd::OwnedFd, origin: Origin) {
-        let super::Listener { id, name, needs_source, first_byte, defers, answer, .. } = state;
-        let data = state.data;
-        let message =
-            ToWorker::Connection { listener: &name, past: None, entry: None }.encode().into();
+        let super::Listener { id, name, needs_source, first_byte, defers, answer, data, .. } =
+            state;
         let answer: Option<Arc<[u8]>> = answer.map(Arc::from);
-        let attention = Attention::Pause;
-        let listener = Listener {
-            socket,
-            name,
-            origin,
-            attention,
-            message,
-            needs_source,
-            first_byte,
-            defers,
-            answer,
-            data,
-        };
+        let new = Listener::new(socket, name, origin);
+        let listener = Listener { needs_source, first_byte, defers, answer, data, ..new };
         self.open.insert(id, listener);
     }
 }
