@@ -21,7 +21,7 @@ use frozen_v1::Channel;
 use rcluster::wire::control::Pool;
 use support::keep_alive::{Clients, Seen};
 use support::load::Load;
-use support::{Cluster, PATIENCE, is_alive, load_time, pool, signal, wait_gone, web};
+use support::{Cluster, PATIENCE, load_time, pool, signal, wait_gone, web};
 
 /// From one event to the next.
 const EVERY: Duration = Duration::from_millis(400);
@@ -193,12 +193,7 @@ fn kills(mode: &str) {
     assert_eq!(tally.failed, Vec::<String>::new());
     assert!(tally.longest_stay < WAIT, "{:?}", tally.longest_stay);
     assert!(pool.in_hand >= 100, "{pool:?}");
-    cluster.signal("TERM");
-    assert!(cluster.wait_end().success());
-    assert!(workers.into_iter().all(|pid| !is_alive(pid)));
-    for left in ["control", "control.adopt", "control.state"] {
-        assert!(!cluster.path(left).exists(), "{left} is left behind");
-    }
+    cluster.end_whole(workers);
 }
 
 #[test]

@@ -83,14 +83,7 @@ fn kills(mode: &str) {
         accounts.finished + accounts.in_hand + accounts.held + accounts.refused + accounts.cut;
     assert_eq!(accounts.accepted, sum, "the accounts balance: {accounts:?}");
     assert!(accounts.in_hand >= 100, "{accounts:?}");
-    cluster.signal("TERM");
-    assert!(cluster.wait_end().success());
-    for pid in workers {
-        assert!(!is_alive(pid), "{pid} is left behind");
-    }
-    for left in ["control", "control.adopt", "control.state"] {
-        assert!(!cluster.path(left).exists(), "{left} is left behind");
-    }
+    cluster.end_whole(workers);
 }
 
 #[test]

@@ -183,6 +183,18 @@ impl Cluster {
             .unwrap_or_else(|| panic!("the master goes on:\n{}", self.log().join("\n")))
     }
 
+    /// Ends the master, which must leave neither these workers behind nor a file.
+    pub fn end_whole(&mut self, workers: impl IntoIterator<Item = u32>) {
+        self.signal("TERM");
+        assert!(self.wait_end().success());
+        for pid in workers {
+            assert!(!is_alive(pid), "{pid} is left behind");
+        }
+        for left in ["control", "control.adopt", "control.state"] {
+            assert!(!self.path(left).exists(), "{left} is left behind");
+        }
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
